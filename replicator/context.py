@@ -1,0 +1,135 @@
+"""Own the one door of a handler: `ctx`, with everything it may read and every way out.
+
+All of it comes from the control header and the replicated state, so it is equal on every node. Valid only while its
+handler runs. Never does: read a clock, make its own random seed, or reach outside.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from replicator.errors import UsageError
+from replicator.tables import T
+from replicator.values import check_plain, pack_checked, unpack
+
+#: Seeding a `random.Random` costs 6 us, so it is made on first use only.
+_SEED_SHAPE = "{view}/{seq}/{seed}"
+
+
+class Abort(Exception):  # noqa: N818 - a verb on purpose: the handler aborts
+    """Refuse the message: nothing changed, and the refusal is the reply, remembered like any outcome.
+
+        raise Abort("too little", owner=source, missing=120)
+
+    *reason* and *facts* are plain values; the caller gets them as `Aborted`. An open transaction stays open as it was.
+    """
+
+    def __init__(self, reason: str, **facts: object) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.facts = facts
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What an open transaction waits for: `messages` (handler names), until `within_ms` has passed, then `otherwise`."""
+
+    messages: tuple[str, ...]
+    within_ms: int
+    otherwise: str
+
+
+class TransactionState(MutableMapping[str, object]):
+    """The TSD of one transaction as its handlers see it: names -> plain values, kept from message to message.
+
+    Source: US 6,347,322 B1, "transaction state data": rebuilt on the backup by the same messages, never shipped.
+    """
+
+    __slots__ = ("_items", "is_changed")
+
+    def __init__(self, data: bytes) -> None:
+        self._items: dict[str, object] = dict(unpack(data)) if data else {}
+        self.is_changed = False
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __setitem__(self, name: str, value: object) -> None:
+        if type(name) is not str:
+            raise UsageError(f"ctx.tsd: a name must be text, got {name!r}")
+        check_plain(value, f"ctx.tsd[{name!r}]")
+        self._items[name] = value
+        self.is_changed = True
+
+    def __delitem__(self, name: str) -> None:
+        del self._items[name]
+        self.is_changed = True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._items))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def to_bytes(self) -> bytes:
+        """Pack as ordered pairs: the same state has the same bytes on every node."""
+        return pack_checked(tuple(sorted(self._items.items()))) if self._items else b""
+
+
+class Context(Generic[T]):
+    """The argument `ctx` of every handler: small enough to memorise.
+
+    `txn_id` (hexadecimal text), `seq` (position in the partition's FIFO, from 1), `now_ms` (the control header's time,
+    milliseconds since 1970, never running backwards), `tables` (the replicated tables), `tsd` (this transaction's own
+    state), `random` (seeded from the control header), `expect` (keep the transaction open).
+    """
+
+    __slots__ = ("_expectation", "_handlers", "_random", "_seed", "_view", "now_ms", "seq", "tables", "tsd", "txn_id")
+
+    def __init__(
+        self,
+        tables: T,
+        *,
+        txn_id: str,
+        view: int,
+        seq: int,
+        now_ms: int,
+        seed: int,
+        tsd: bytes,
+        handlers: Mapping[str, object],
+    ) -> None:
+        self.tables = tables
+        self.txn_id = txn_id
+        self.seq = seq
+        self.now_ms = now_ms
+        self.tsd = TransactionState(tsd)
+        self._view = view
+        self._seed = seed
+        self._random: random.Random | None = None
+        self._handlers = handlers
+        self._expectation: Expectation | None = None
+
+    @property
+    def random(self) -> random.Random:
+        """A generator seeded from the control header: the same numbers on every node."""
+        if self._random is None:
+            self._random = random.Random(_SEED_SHAPE.format(view=self._view, seq=self.seq, seed=self._seed))
+        return self._random
+
+    def expect(self, *messages: str, within_ms: int, otherwise: str) -> None:
+        """Keep the transaction open for *messages*; if none has come within *within_ms*, run handler *otherwise*.
+
+        *otherwise* runs without arguments and with this transaction's TSD, as a message that the active itself puts in
+        the FIFO. Raises UsageError for an unknown handler or a deadline below 1 ms.
+        """
+        for name in (*messages, otherwise):
+            if name not in self._handlers:
+                raise UsageError(f"ctx.expect: the service has no handler {name!r}")
+        if not messages:
+            raise UsageError("ctx.expect: name at least one message to wait for")
+        if type(within_ms) is not int or within_ms < 1:
+            raise UsageError(f"ctx.expect: within_ms must be a whole number of at least 1, got {within_ms!r}")
+        self._expectation = Expectation(tuple(sorted(set(messages))), within_ms, otherwise)

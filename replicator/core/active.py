@@ -1,0 +1,444 @@
+"""Own the active's side: admit, stamp, forward, release (DESIGN.md section 6; US 6,347,322 B1, Fig. 3).
+
+Keeps what was *sent* to a backup (`Peer.next_seq`, a guess) apart from what it is *proved* to hold (`match_*`, 0 at each
+new view): only the proof releases replies (V1). A reply needs every member of the view's in-sync set and of any proposal
+not yet settled (V5, V12). Refusals that depend on state, and readonly replies, wait for a barrier: a round of forwards
+begun after the message came (V10).
+
+Invariants: at most one forward is outstanding per backup; a reply leaves at most once; nothing is released by a node that
+is not the active of its view.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from replicator.core.effects import Execute, ExecuteRead, Executed, ReadDone, Reply, Submitted
+from replicator.core.messages import (
+    MESSAGE_HEAD,
+    Answer,
+    Entry,
+    Facts,
+    Forward,
+    ForwardAck,
+    Kind,
+    Level,
+    Status,
+    split_message,
+)
+from replicator.core.state import Role, State
+from replicator.core.transactions import Verdict
+from replicator.core.views import Member, View
+from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
+from replicator.service import handler_of
+from replicator.values import pack_wire
+
+#: Deadlines put into the FIFO in one tick, so that a thousand at once do not hold up the messages between them.
+DEADLINES_PER_TICK_MAX = 256
+#: Told to a caller that met a full FIFO: long enough for a batch to drain, short against any deadline.
+RETRY_AFTER_MS = 20
+
+
+class Peer:
+    """Another node as the active sees it, in the present view."""
+
+    __slots__ = (
+        "acked_round",
+        "answered",
+        "asked_ms",
+        "is_adopted",
+        "is_joining",
+        "is_outstanding",
+        "last_seq",
+        "last_view",
+        "heard_ms",
+        "match_applied",
+        "match_received",
+        "member",
+        "next_seq",
+        "sent_ms",
+        "sent_round",
+    )
+
+    def __init__(self, member: Member, elapsed_ms: int, *, is_joining: bool) -> None:
+        self.member = member
+        self.is_joining = is_joining
+        self.answered = False  # it has told its position in this view
+        self.is_adopted = False  # its position was found in our FIFO: match_* are proof
+        self.last_view = 0
+        self.last_seq = 0
+        self.match_received = 0
+        self.match_applied = 0
+        self.next_seq = 1
+        self.is_outstanding = False
+        self.sent_round = 0
+        self.acked_round = 0
+        self.asked_ms = -1
+        self.sent_ms = elapsed_ms
+        self.heard_ms = elapsed_ms
+
+    def settle(self, received: int, applied: int) -> None:
+        """Take its position as proof."""
+        self.is_adopted = True
+        self.match_received = received
+        self.match_applied = applied
+        self.next_seq = received + 1
+
+
+class Barrier:
+    """A reply that waits for a round begun after its message came, and for what its read saw (V10)."""
+
+    __slots__ = ("body", "round", "seq", "status", "token")
+
+    def __init__(self, token: object, status: int, body: bytes, round_no: int, seq: int) -> None:
+        self.token = token
+        self.status = status
+        self.body = body
+        self.round = round_no
+        self.seq = seq
+
+
+Waiter = tuple[int, int, int, object, int, bytes]  # seq, tie-break, level, token, status, body
+
+
+class Active:
+    """What a node does while it is the active of its view."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.peers: dict[str, Peer] = {}
+        self.pending: tuple[View, ...] = ()  # proposals not yet settled; the council sets it
+        self.round = 0
+        self.open_txns_full = False
+        self._is_round_due = False
+        self._tokens: dict[int, tuple[object, Level]] = {}  # seq -> who waits for its execution
+        self._waiting: dict[Level, list[Waiter]] = {Level.RECEIVED: [], Level.APPLIED: []}
+        self._barriers: deque[Barrier] = deque()
+        self._tie = 0
+
+    # -- admission ---------------------------------------------------------------------------------------------------
+
+    def on_submitted(self, submitted: Submitted) -> None:
+        """Admit a client's message, answer its repeat, or refuse it."""
+        state = self.state
+        token = submitted.token
+        if not state.is_serving:
+            self.answer_not_active(token)
+            return
+        try:
+            level = self._level(submitted.level)
+            if len(submitted.message) > state.rules.message_bytes_max:
+                raise MessageTooLarge(
+                    f"a message of {len(submitted.message)} bytes is above message_bytes_max = "
+                    f"{state.rules.message_bytes_max}"
+                )
+            txn_id, msg_no, name, plain = split_message(submitted.message)
+            spec = handler_of(state.service_class, name)
+            if spec.readonly:
+                arguments = spec.arguments_from_plain(plain)
+                state.effects.append(ExecuteRead(token, txn_id, spec, arguments, False))
+                return
+            header_ms = max(state.header_ms, state.now_ms)
+            verdict = state.transactions.judge(submitted.message, txn_id, msg_no, spec.name, header_ms)
+            if verdict is Verdict.REPEAT:
+                self._repeat(token, txn_id, level)
+                return
+            if isinstance(verdict, ReplicatorError):
+                self._hold(token, Status.REFUSED, refusal_body(verdict), state.fifo.executed_seq)
+                return
+            arguments = spec.arguments_from_plain(plain)
+        except UsageError as error:  # the caller's mistake, whatever the state: answered at once
+            self._answer(token, Status.REFUSED, refusal_body(error), 0, Level.ASYNC)
+            return
+        limit = self._full_limit(verdict)
+        if limit:
+            self._answer(token, Status.OVERLOADED, pack_wire([limit, RETRY_AFTER_MS]), 0, Level.ASYNC)
+            return
+        entry = self._stamp(Kind.MESSAGE, submitted.message)
+        entry.spec = spec
+        entry.arguments = arguments
+        self._tokens[entry.seq] = (token, level)
+
+    def _level(self, asked: int) -> Level:
+        rules = self.state.rules
+        try:
+            level = Level(asked)
+        except ValueError:
+            raise UsageError(f"ack level {asked!r} is unknown") from None
+        if level is Level.DURABLE:
+            raise UsageError("ack 'durable' needs a store on disk; this database has store = \"memory\"")
+        return max(level, rules.ack)
+
+    def _full_limit(self, verdict: Verdict) -> str:
+        """Return the name of the limit that is reached, "" if none."""
+        state = self.state
+        rules, fifo, transactions = state.rules, state.fifo, state.transactions
+        if fifo.unconfirmed_count >= rules.fifo_entries_max:
+            return "fifo_entries_max"
+        if fifo.bytes_held >= rules.fifo_bytes_max + rules.log_bytes_max:
+            return "fifo_bytes_max"
+        if verdict is Verdict.NEW:
+            if len(transactions.open) >= rules.open_txns_max:
+                return "open_txns_max"
+            if transactions.remembered_count >= rules.remembered_replies_max:
+                return "remembered_replies_max"
+        if state.database.row_count >= rules.rows_max:
+            return "rows_max"
+        if not rules.continue_alone and state.view is not None and state.view.is_mismatch:
+            return "backups_min"
+        return ""
+
+    def _stamp(self, kind: Kind, message: bytes) -> Entry:
+        """Give a message its control header and its place, and have it executed."""
+        state = self.state
+        assert state.view is not None
+        state.header_ms = max(state.header_ms, state.now_ms)
+        entry = Entry(
+            state.view.number,
+            state.fifo.last_seq + 1,
+            state.header_ms,
+            state.random.getrandbits(62),
+            state.fingerprint,
+            kind,
+            message,
+        )
+        state.fifo.append(entry)
+        state.effects.append(Execute(entry))
+        return entry
+
+    def put_deadlines(self) -> None:
+        """Put the messages of passed deadlines into the FIFO (the active alone decides that time has passed)."""
+        state = self.state
+        if not state.is_serving:
+            return
+        now_ms = max(state.header_ms, state.now_ms)
+        for _ in range(DEADLINES_PER_TICK_MAX):
+            transaction = state.transactions.due(now_ms)
+            if transaction is None:
+                return
+            assert transaction.expectation is not None
+            head = MESSAGE_HEAD.pack(transaction.txn_id, transaction.expect_no)
+            self._stamp(Kind.DEADLINE, head + pack_wire([transaction.expectation.otherwise, {}]))
+            state.note("deadline", txn=transaction.txn_id.hex(), otherwise=transaction.expectation.otherwise)
+
+    def _repeat(self, token: object, txn_id: bytes, level: Level) -> None:
+        """Answer a repeat with the remembered bytes, as soon as those may be released (P2)."""
+        transaction = self.state.transactions.find(txn_id)
+        assert transaction is not None
+        self._wait(token, level, transaction.seq, transaction.status, transaction.body)
+
+    # -- outcomes ----------------------------------------------------------------------------------------------------
+
+    def on_executed(self, executed: Executed) -> None:
+        """Commit an outcome, set the replication indicator, hold the reply."""
+        entry, outcome = executed.entry, executed.outcome
+        self.state.commit(entry, outcome)
+        entry.seal(outcome.digest)
+        entry.spec = entry.arguments = None
+        waiting = self._tokens.pop(entry.seq, None)
+        if waiting is not None:
+            token, level = waiting
+            self._wait(token, level, entry.seq, outcome.status, outcome.body)
+
+    def on_read_done(self, done: ReadDone) -> None:
+        """Hold a readonly reply for its barrier."""
+        if not self.state.is_serving:
+            self.answer_not_active(done.read.token)
+            return
+        self._hold(done.read.token, done.outcome.status, done.outcome.body, self.state.fifo.executed_seq)
+
+    def _wait(self, token: object, level: Level, seq: int, status: int, body: bytes) -> None:
+        if level is Level.ASYNC:
+            self._answer(token, status, body, seq, level)
+            return
+        self._tie += 1
+        heapq.heappush(self._waiting[level], (seq, self._tie, level, token, status, body))
+
+    def _hold(self, token: object, status: int, body: bytes, seq: int) -> None:
+        self._is_round_due = True
+        self._barriers.append(Barrier(token, status, body, self.round + 1, seq))
+
+    def _answer(self, token: object, status: int, body: bytes, seq: int, level: Level) -> None:
+        view = self.state.view
+        assert view is not None
+        copies = 1
+        for peer in self.peers.values():
+            copies += peer.is_adopted and not peer.is_joining and peer.match_received >= seq
+        facts = Facts(view.number, seq, int(level), copies, view.is_mismatch)
+        self.state.effects.append(Reply(token, Answer(int(status), body, facts)))
+
+    def answer_not_active(self, token: object) -> None:
+        """Say who is the active instead: nothing was accepted here."""
+        view = self.state.view
+        if view is None:
+            body = pack_wire([0, "", []])
+        else:
+            known = view.active.name if view.active is not None and view.active != self.state.me else ""
+            body = pack_wire([view.number, known, [member.name for member in view.in_sync]])
+        number = 0 if view is None else view.number
+        self.state.effects.append(Reply(token, Answer(Status.NOT_ACTIVE, body, Facts(number, 0, 0, 0, False))))
+
+    # -- forwarding --------------------------------------------------------------------------------------------------
+
+    def required(self) -> list[Member]:
+        """Return whose acks a reply needs: the view's in-sync set and that of every unsettled proposal (V5, V12)."""
+        state = self.state
+        assert state.view is not None
+        members = [member for member in state.view.in_sync if member != state.me]
+        for view in self.pending:
+            members += [member for member in view.in_sync if member != state.me and member not in members]
+        return members
+
+    def mark(self, level: Level) -> int:
+        """Return the seq up to which every required node has acked *level* in this view. O(nodes)."""
+        mark = self.state.fifo.executed_seq
+        for member in self.required():
+            peer = self._proved(member)
+            if peer is None:
+                return 0
+            mark = min(mark, peer.match_received if level is Level.RECEIVED else peer.match_applied)
+        return mark
+
+    def _proved(self, member: Member) -> Peer | None:
+        peer = self.peers.get(member.name)
+        return peer if peer is not None and peer.member == member and peer.is_adopted else None
+
+    def pump(self) -> None:
+        """End of a turn: forward what has gathered to each backup, then release what is proved."""
+        state = self.state
+        if self._is_round_due:
+            self._is_round_due = False
+            self.round += 1
+        for peer in self.peers.values():
+            if peer.is_adopted and not peer.is_outstanding and state.linked.get(peer.member.name):
+                self._forward(peer)
+        self.release()
+
+    def _forward(self, peer: Peer) -> None:
+        state = self.state
+        fifo, rules = state.fifo, state.rules
+        entries: list[bytes] = []
+        if peer.next_seq <= fifo.executed_seq:
+            entries = fifo.sealed_after(
+                peer.next_seq - 1, entries_max=rules.batch_entries_max, bytes_max=rules.batch_bytes_max
+            )
+        elif peer.sent_round >= self.round and state.elapsed_ms - peer.sent_ms < rules.heartbeat_ms:
+            return
+        assert state.view is not None
+        prev_seq = peer.next_seq - 1
+        prev_view = fifo.view_at(prev_seq)
+        assert prev_view is not None, f"entry {prev_seq} before the batch is no longer held"
+        peer.next_seq += len(entries)
+        peer.sent_round = self.round
+        peer.sent_ms = state.elapsed_ms
+        peer.is_outstanding = True
+        want = Level.APPLIED if self._waiting[Level.APPLIED] or peer.is_joining else Level.RECEIVED
+        frame = Forward(
+            state.next_request(),
+            state.view.number,
+            state.me,
+            peer.member.incarnation,
+            prev_view,
+            prev_seq,
+            tuple(entries),
+            fifo.held_by_all,
+            self.round,
+            int(want),
+        )
+        state.send(peer.member.name, frame)
+
+    def on_forward_ack(self, ack: ForwardAck) -> str:
+        """Take an ack as proof if it is of this view and incarnation; return its problem ("" if none)."""
+        state = self.state
+        peer = self.peers.get(ack.sender.name)
+        if peer is None or peer.member != ack.sender or state.view is None or ack.view != state.view.number:
+            return ""
+        peer.is_outstanding = False
+        peer.heard_ms = state.elapsed_ms
+        if ack.problem == "unknown view":
+            peer.is_adopted = peer.answered = False
+            peer.asked_ms = -1
+            return ""
+        if ack.problem and ack.problem != "gap":
+            return ack.problem
+        if not peer.is_adopted or ack.received > state.fifo.last_seq:
+            return ""
+        peer.match_received = max(peer.match_received, ack.received)
+        peer.match_applied = max(peer.match_applied, ack.applied)
+        peer.acked_round = max(peer.acked_round, ack.round)
+        if ack.problem == "gap" or peer.next_seq <= peer.match_received:
+            peer.next_seq = peer.match_received + 1
+        return ""
+
+    def on_silence(self, peer: Peer) -> None:
+        """Forget what was sent on a broken link: send again from what is proved."""
+        peer.is_outstanding = False
+        peer.next_seq = peer.match_received + 1
+
+    # -- release -----------------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Answer every reply whose level is proved; trim what all hold."""
+        state = self.state
+        if state.role is not Role.ACTIVE:
+            return
+        received = self.mark(Level.RECEIVED)
+        for level, waiting in self._waiting.items():
+            if waiting:
+                mark = received if level is Level.RECEIVED else self.mark(level)
+                while waiting and waiting[0][0] <= mark:
+                    seq, _, asked, token, status, body = heapq.heappop(waiting)
+                    self._answer(token, status, body, seq, Level(asked))
+        if self._barriers:
+            self._release_barriers()
+        fifo = state.fifo
+        if received > fifo.held_by_all:
+            fifo.held_by_all = received
+            fifo.trim(entries_max=state.rules.log_entries_max, bytes_max=state.rules.log_bytes_max)
+
+    def _release_barriers(self) -> None:
+        level = max(self.state.rules.ack, Level.RECEIVED)
+        mark = self.mark(level)
+        proved = [self._proved(member) for member in self.required()]
+        rounds = [peer.acked_round if peer is not None else -1 for peer in proved]
+        acked = min(rounds, default=self.round)
+        while self._barriers and self._barriers[0].round <= acked and self._barriers[0].seq <= mark:
+            barrier = self._barriers.popleft()
+            self._answer(barrier.token, barrier.status, barrier.body, barrier.seq, level)
+
+    @property
+    def in_flight(self) -> int:
+        """Replies held."""
+        return sum(len(waiting) for waiting in self._waiting.values()) + len(self._barriers) + len(self._tokens)
+
+    # -- view changes ------------------------------------------------------------------------------------------------
+
+    def begin(self, view: View) -> None:
+        """Begin a view as its active: nothing is proved yet (V1)."""
+        state = self.state
+        self.peers = {
+            member.name: Peer(member, state.elapsed_ms, is_joining=False) for member in view.in_sync if member != state.me
+        }
+
+    def end(self) -> None:
+        """Stop being the active: drop held replies, whose outcome is unknown to their callers (V9)."""
+        tokens = [token for token, _ in self._tokens.values()]
+        for waiting in self._waiting.values():
+            tokens += [waiter[3] for waiter in sorted(waiting, key=lambda waiter: waiter[1])]
+            waiting.clear()
+        tokens += [barrier.token for barrier in self._barriers]
+        self._tokens.clear()
+        self._barriers.clear()
+        self.peers = {}
+        view = self.state.view
+        facts = Facts(0 if view is None else view.number, 0, 0, 0, False)
+        for token in tokens:
+            self.state.effects.append(Reply(token, Answer(Status.UNKNOWN, b"", facts)))
+        if tokens:
+            self.state.note("dropped_replies", count=len(tokens))
+
+
+def refusal_body(error: ReplicatorError) -> bytes:
+    """Pack a refusal for the wire: the client builds the same error again."""
+    return pack_wire({"error": type(error).__name__, "message": str(error), "facts": {}})

@@ -1,0 +1,234 @@
+"""Own the backup's side: accept batches in order, execute them, keep the reply suppressed, compare outcomes, ack.
+
+Differs from its source (US 6,347,322 B1): the suppressed response is kept, so that a repeat after failover gets the very
+same bytes. A batch is accepted only from the active of this node's view (V8), and only behind the entry that it names; an
+ack states what is held, and is given in one view and one incarnation.
+
+Never does: answer a client, other than with a stale read that is held by all (V10).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from replicator.core.active import refusal_body
+from replicator.core.effects import Execute, ExecuteRead, Executed, ReadDone, Reply, Submitted
+from replicator.core.messages import (
+    Adopted,
+    Answer,
+    Entry,
+    Facts,
+    Fetch,
+    Forward,
+    ForwardAck,
+    Level,
+    Refused,
+    Status,
+    Tail,
+    split_message,
+)
+from replicator.core.state import Role, State
+from replicator.errors import UsageError
+from replicator.service import HandlerSpec, handler_of
+
+#: Entries of one answer to `Fetch`; a longer tail is fetched in several.
+TAIL_ENTRIES_MAX = 4_096
+TAIL_BYTES_MAX = 4 << 20
+#: Stale reads held at a backup at once; more are sent on to the active.
+STALE_READS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StaleRead:
+    """A readonly reply of a backup, held until what it saw is held by all in-sync nodes."""
+
+    token: object
+    status: int
+    body: bytes
+    seq: int
+
+
+class Backup:
+    """What a node does while another is the active."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.heard_ms = 0  # when the active of this view was last heard
+        self._owed: list[Forward] = []  # forwards to be acked when executed
+        self._stale: deque[StaleRead] = deque()
+
+    def on_forward(self, frame: Forward) -> None:
+        """Accept what follows our last entry, execute it, ack at the wanted level."""
+        state = self.state
+        view = state.view
+        if view is None or frame.view > view.number:
+            self._ack(frame, "unknown view")
+            return
+        if frame.view < view.number:
+            state.note("refused_stale_frame", sender=frame.sender.name, view=frame.view, ours=view.number)
+            state.send(frame.sender.name, Refused(frame.request, state.me, view.to_bytes()))
+            return
+        if frame.sender != view.active or frame.target != state.me.incarnation:
+            self._ack(frame, "conflict")
+            return
+        self.heard_ms = state.elapsed_ms
+        if state.role is Role.DIVERGED:
+            self._ack(frame, "diverged")
+            return
+        problem = self._accept(frame)
+        if problem:
+            self._ack(frame, problem)
+        elif frame.want >= Level.APPLIED and state.fifo.executed_seq < state.fifo.last_seq:
+            self._owed.append(frame)
+            self._execute_received()
+        else:
+            self._ack(frame, "")
+            self._execute_received()
+        if not problem:
+            self._raise_held_by_all(frame.held_by_all)
+
+    def _accept(self, frame: Forward) -> str:
+        """Append the new entries of a batch; return the problem ("" if none) and change nothing if there is one."""
+        fifo = self.state.fifo
+        if frame.prev_seq > fifo.last_seq:
+            return "gap"
+        prev_view = fifo.view_at(frame.prev_seq)
+        if prev_view is not None and prev_view != frame.prev_view:
+            return "conflict"
+        try:
+            entries = [Entry.from_packed(packed) for packed in frame.entries]
+        except UsageError:
+            return "garbage"
+        seqs = [entry.seq for entry in entries]
+        if seqs != list(range(frame.prev_seq + 1, frame.prev_seq + 1 + len(entries))):
+            return "garbage"
+        new = [entry for entry in entries if entry.seq > fifo.last_seq]
+        held = [entry for entry in entries if entry.seq <= fifo.last_seq]
+        if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):
+            return "conflict"
+        for entry in new:
+            fifo.append(entry)
+        return ""
+
+    def _execute_received(self) -> None:
+        fifo = self.state.fifo
+        for seq in range(fifo.executed_seq + 1, fifo.last_seq + 1):
+            entry = fifo.get(seq)
+            assert entry is not None
+            self.state.effects.append(Execute(entry))
+
+    def on_executed(self, executed: Executed) -> None:
+        """Compare the outcome with the active's; equal: commit, suppress the reply, ack what is owed. Else: stop (P7)."""
+        state = self.state
+        entry, outcome = executed.entry, executed.outcome
+        if state.role is Role.DIVERGED:
+            return
+        if outcome.digest != entry.digest:
+            state.role = Role.DIVERGED
+            keys = [f"{state.database.tables[each.table].name}[{each.key!r}]" for each in outcome.changes]
+            state.note("diverged", seq=entry.seq, txn=entry.txn_id.hex(), keys=", ".join(keys[:20]))
+            for frame in self._owed:
+                self._ack(frame, "diverged")
+            self._owed.clear()
+            return
+        state.commit(entry, outcome)
+        if state.fifo.executed_seq == state.fifo.last_seq:
+            for frame in self._owed:
+                self._ack(frame, "")
+            self._owed.clear()
+
+    def _ack(self, frame: Forward, problem: str) -> None:
+        state = self.state
+        ack = ForwardAck(
+            frame.request,
+            frame.view,
+            state.me,
+            state.fifo.last_seq,
+            state.fifo.executed_seq,
+            frame.round,
+            problem,
+        )
+        state.send(frame.sender.name, ack)
+
+    def _raise_held_by_all(self, seq: int) -> None:
+        fifo = self.state.fifo
+        if seq > fifo.held_by_all:
+            fifo.held_by_all = min(seq, fifo.last_seq)
+        fifo.trim(entries_max=self.state.rules.log_entries_max, bytes_max=self.state.rules.log_bytes_max)
+
+    def position(self, request: int) -> Adopted:
+        """Say where this node stands, in the view it has adopted."""
+        state = self.state
+        assert state.view is not None
+        return Adopted(
+            request,
+            state.view.number,
+            state.me,
+            state.fifo.last_view,
+            state.fifo.last_seq,
+            state.fifo.executed_seq,
+            state.fingerprint,
+        )
+
+    def on_fetch(self, frame: Fetch) -> None:
+        """Give a promoted node the tail behind its last entry (V7)."""
+        state = self.state
+        assert state.view is not None
+        fifo = state.fifo
+        entries: tuple[bytes, ...] = ()
+        problem = ""
+        if frame.view != state.view.number or frame.sender != state.view.active:
+            problem = "stale"
+        elif fifo.view_at(frame.after_seq) != frame.after_view:
+            problem = "conflict"
+        else:
+            tail = fifo.sealed_after(frame.after_seq, entries_max=TAIL_ENTRIES_MAX, bytes_max=TAIL_BYTES_MAX)
+            entries = tuple(tail)
+        state.send(frame.sender.name, Tail(frame.request, frame.view, state.me, entries, problem))
+
+    # -- stale reads -------------------------------------------------------------------------------------------------
+
+    def on_stale_read(self, submitted: Submitted) -> bool:
+        """Run a readonly handler here, on request; return False if this node cannot (the active then should)."""
+        state = self.state
+        if state.role is not Role.BACKUP or len(self._stale) >= STALE_READS_MAX:
+            return False
+        try:
+            txn_id, _, name, plain = split_message(submitted.message)
+            spec: HandlerSpec = handler_of(state.service_class, name)
+            if not spec.readonly:
+                return False
+            arguments = spec.arguments_from_plain(plain)
+        except UsageError as error:
+            self._reply(submitted.token, Status.REFUSED, refusal_body(error), 0)
+            return True
+        state.effects.append(ExecuteRead(submitted.token, txn_id, spec, arguments, True))
+        return True
+
+    def on_read_done(self, done: ReadDone) -> None:
+        """Hold the reply until all in-sync nodes hold what it saw (V10)."""
+        seq = self.state.fifo.executed_seq
+        self._stale.append(StaleRead(done.read.token, done.outcome.status, done.outcome.body, seq))
+
+    def release(self) -> None:
+        """End of a turn: answer the stale reads that are held by all."""
+        held = self.state.fifo.held_by_all
+        while self._stale and self._stale[0].seq <= held:
+            read = self._stale.popleft()
+            self._reply(read.token, read.status, read.body, read.seq)
+
+    def _reply(self, token: object, status: int, body: bytes, seq: int) -> None:
+        view = self.state.view
+        number, mismatch = (view.number, view.is_mismatch) if view is not None else (0, False)
+        facts = Facts(number, seq, int(Level.ASYNC), 1, mismatch)
+        self.state.effects.append(Reply(token, Answer(int(status), body, facts)))
+
+    def end(self) -> list[object]:
+        """Stop being a backup in this view: nothing is owed any more; return the tokens of reads to be sent on."""
+        self._owed.clear()
+        tokens = [read.token for read in self._stale]
+        self._stale.clear()
+        return tokens
+
+

@@ -1,0 +1,497 @@
+"""Own the changes of view: who proposes what, when, and what a promoted node does before it opens (DESIGN.md section 7).
+
+In the manner of PacificA (Lin et al., 2008) and Kafka's in-sync set; differs in that no lease is held: acks of the present
+view take its place, and timeouts only decide when to *try*. One proposal is outstanding at a time; an unknown answer of the
+arbiter is repeated from the same base until a higher number is read (V5), and meanwhile replies need the union.
+
+    OUTSIDE --adopt--> BACKUP --take over--> OPENING --all level--> ACTIVE
+       ^------------------ a view without this incarnation ------------|
+"""
+
+from __future__ import annotations
+
+from replicator.core.active import Active, Peer
+from replicator.core.backup import Backup
+from replicator.core.effects import Connect, Execute, Propose, ReadView, WriteView
+from replicator.core.messages import (
+    Adopt,
+    Adopted,
+    Entry,
+    Fetch,
+    ForwardAck,
+    Join,
+    JoinAnswer,
+    Level,
+    Ping,
+    Pong,
+    Refused,
+    Tail,
+)
+from replicator.core.state import Role, State
+from replicator.core.views import Member, View, expanded, formed, shrunk, taken_over
+
+
+class Council:
+    """What a node does about views."""
+
+    def __init__(self, state: State, active: Active, backup: Backup) -> None:
+        self.state = state
+        self.active = active
+        self.backup = backup
+        self.proposal: View | None = None
+        self._proposed_ms = 0
+        self._read_ms = -(10**9)
+        self._join_ms = -(10**9)
+        self._ping_ms = -(10**9)
+        self._looked_ms = 0
+        self._fetching = False
+        self._dead: Member | None = None  # an active that surely is gone
+        self._say_outside = ""
+
+    # -- the arbiter -------------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Ask the arbiter for the record."""
+        self._read_ms = self.state.elapsed_ms
+        self.state.effects.append(ReadView())
+
+    def propose(self, view: View, why: str) -> None:
+        """Propose a record; does nothing while another proposal is unsettled."""
+        if self.proposal is not None:
+            return
+        view.check()
+        self.proposal = view
+        self.active.pending = (view,)
+        self.state.note("proposed", view=view.number, active=_name(view.active), why=why)
+        self._send_proposal()
+
+    def _send_proposal(self) -> None:
+        assert self.proposal is not None
+        self._proposed_ms = self.state.elapsed_ms
+        self.state.effects.append(Propose(self.proposal.number - 1, self.proposal))
+
+    def on_view_changed(self, view: View) -> None:
+        """Take the arbiter's record: settle the proposal, adopt what is newer, halt at what cannot be (V14)."""
+        state = self.state
+        if not self._is_ours(view):
+            return
+        if self.proposal is not None and view.number >= self.proposal.number:
+            self.proposal = None
+            self.active.pending = ()
+        if state.view is None or view.number > state.view.number:
+            self.adopt(view)
+        self.consider()
+
+    def _is_ours(self, view: View) -> bool:
+        state = self.state
+        if view.database_id != state.database_id:
+            state.halt(f"the arbiter's record is of database {view.database_id}, this node is of {state.database_id}")
+        elif view.number < state.highest_view:
+            state.halt(
+                f"the arbiter's record is view {view.number}, this node has adopted view {state.highest_view}: "
+                "the arbiter has lost its memory, or is another one"
+            )
+        elif state.me.name not in view.members:
+            state.halt(f"node {state.me.name} is no member of this database (members: {', '.join(view.members)})")
+        return state.role is not Role.HALTED
+
+    def on_newer_record(self, record: bytes) -> None:
+        """Adopt a view that came in a frame, if it is newer than ours."""
+        view = View.from_bytes(record)
+        if self.state.view is None or view.number > self.state.view.number:
+            self.on_view_changed(view)
+
+    def adopt(self, view: View) -> None:
+        """Enter a view: written down first (V11), then the role it gives to this node."""
+        state = self.state
+        before = state.role
+        state.effects.append(WriteView(view))
+        state.view = view
+        state.highest_view = view.number
+        self._fetching = False
+        self._join_ms = -(10**9)
+        self.backup.heard_ms = state.elapsed_ms
+        is_active = view.active == state.me
+        if before in (Role.ACTIVE, Role.OPENING) and not is_active:
+            self.active.end()
+            state.note("stepped_down", view=view.number, active=_name(view.active))
+        for token in self.backup.end():
+            self.active.answer_not_active(token)
+        if before is Role.DIVERGED:
+            state.note("view_adopted", view=view.number, role=before.value)
+            return
+        if is_active:
+            state.role = Role.ACTIVE if before is Role.ACTIVE else Role.OPENING
+            self.active.begin(view)
+        else:
+            state.role = Role.BACKUP if view.has(state.me) else Role.OUTSIDE
+        state.note("view_adopted", view=view.number, role=state.role.value, active=_name(view.active))
+        if state.role is Role.OPENING:
+            self._open_if_level()
+        if is_active:
+            self._ask_peers()
+
+    # -- the clock ---------------------------------------------------------------------------------------------------
+
+    def on_tick(self) -> None:
+        """Look at what is due; called often, looks once in half a heartbeat."""
+        state = self.state
+        gap_ms = state.elapsed_ms - self._looked_ms
+        if gap_ms < state.rules.heartbeat_ms // 2:
+            return
+        if gap_ms > max(state.rules.suspect_ms // 2, 2 * state.rules.heartbeat_ms) and self._looked_ms:
+            self._forgive(gap_ms)
+        self._looked_ms = state.elapsed_ms
+        self.consider()
+
+    def _forgive(self, gap_ms: int) -> None:
+        """This process was stopped or starved itself: its silence says nothing about the others."""
+        state = self.state
+        state.note("woke_up", gap_ms=gap_ms)
+        self.backup.heard_ms = state.elapsed_ms
+        for peer in self.active.peers.values():
+            peer.heard_ms = state.elapsed_ms
+
+    def consider(self) -> None:
+        """Do what the role asks for now."""
+        state = self.state
+        if state.role in (Role.HALTED, Role.DIVERGED):
+            return
+        if self.proposal is not None:
+            if state.elapsed_ms - self._proposed_ms >= state.rules.heartbeat_ms:
+                self._send_proposal()
+            return
+        if state.view is None:
+            if state.elapsed_ms - self._read_ms >= state.rules.heartbeat_ms:
+                self.read()
+        elif state.role is Role.OUTSIDE:
+            self._consider_outside(state.view)
+        elif state.role is Role.BACKUP:
+            self._consider_backup(state.view)
+        else:
+            self._consider_active(state.view)
+
+    def _consider_outside(self, view: View) -> None:
+        state = self.state
+        is_silent = state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms
+        if not view.opened and (view.active is None or self._dead == view.active or is_silent):
+            # No message was ever accepted: any node may form the database.
+            self.propose(formed(view, state.me), "forms the database, which no message has reached yet")
+            return
+        if state.elapsed_ms - self._join_ms < state.rules.heartbeat_ms:
+            return
+        self._join_ms = state.elapsed_ms
+        if view.active is not None and view.active.name != state.me.name:
+            targets = [view.active.name]
+        else:  # the view names this node's former life: its backups must hear of the new one (V6)
+            targets = [member.name for member in view.in_sync if member.name != state.me.name]
+        for name in targets:
+            if state.linked.get(name):
+                fifo = state.fifo
+                join = Join(state.next_request(), state.me, state.fingerprint, fifo.last_view, fifo.last_seq)
+                state.send(name, join)
+            else:
+                state.effects.append(Connect(name))
+        if state.elapsed_ms - self._read_ms >= state.rules.suspect_ms:
+            self.read()
+
+    def _consider_backup(self, view: View) -> None:
+        state = self.state
+        active = view.active
+        assert active is not None
+        if self._dead == active:
+            self.propose(taken_over(view, state.me), f"the active {active.name} is gone")
+        elif state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms:
+            silent_ms = state.elapsed_ms - self.backup.heard_ms
+            self.propose(taken_over(view, state.me), f"the active {active.name} has been silent for {silent_ms} ms")
+        elif not state.linked.get(active.name):
+            state.effects.append(Connect(active.name))
+
+    def _consider_active(self, view: View) -> None:
+        state = self.state
+        for peer in list(self.active.peers.values()):
+            name = peer.member.name
+            is_silent = state.elapsed_ms - peer.heard_ms > state.rules.suspect_ms
+            if peer.is_joining:
+                if is_silent or peer.next_seq - 1 < state.fifo.base_seq:
+                    del self.active.peers[name]
+                    state.note("join_given_up", node=name, at=peer.match_received)
+                elif not state.linked.get(name):
+                    state.effects.append(Connect(name))
+            elif is_silent or self._dead == peer.member:
+                self._remove(peer.member, "is gone" if self._dead == peer.member else "has been silent too long")
+                return
+            elif not state.linked.get(name):
+                state.effects.append(Connect(name))
+            if peer.is_outstanding and state.elapsed_ms - peer.sent_ms > 2 * state.rules.heartbeat_ms:
+                self.active.on_silence(peer)
+        self._ask_peers()
+        self._open_if_level()
+        self._add_level_joiner(view)
+
+    def _remove(self, member: Member, why: str) -> None:
+        """Go on without a backup: first the arbiter must have recorded it (V3)."""
+        view = self.state.view
+        assert view is not None
+        if view.has(member):
+            self.propose(shrunk(view, self.state.me, member), f"backup {member.name} {why}")
+
+    # -- links -------------------------------------------------------------------------------------------------------
+
+    def on_link_up(self, node: str) -> None:
+        """A link is there: say at once what waits for it."""
+        state = self.state
+        peer = self.active.peers.get(node)
+        if peer is not None:
+            self.active.on_silence(peer)
+            peer.asked_ms = -1
+            self._ask_peers()
+        elif state.role is Role.BACKUP and state.view is not None and _name(state.view.active) == node:
+            state.send(node, Ping(state.next_request(), state.me))
+        elif state.role is Role.OUTSIDE:
+            self._join_ms = -(10**9)
+            self.consider()
+
+    def on_link_lost(self, node: str, refused: bool) -> None:
+        """A broken link is tried again at once; a refused one tells that the process is gone."""
+        state = self.state
+        member = self._member_at(node)
+        peer = self.active.peers.get(node)
+        if peer is not None:
+            self.active.on_silence(peer)
+        if member is None:
+            return
+        if refused:
+            self._dead = member
+            self.consider()
+        elif state.role in (Role.BACKUP, Role.ACTIVE, Role.OPENING):
+            state.effects.append(Connect(node))
+
+    def _member_at(self, node: str) -> Member | None:
+        view = self.state.view
+        return None if view is None else view.member(node)
+
+    def see(self, sender: Member) -> None:
+        """Notice the life in which a node speaks: a new one proves that the former is dead (V2, V6)."""
+        member = self._member_at(sender.name)
+        if member is not None and member.incarnation != sender.incarnation and self._dead != member:
+            self._dead = member
+            self.state.note("new_incarnation", node=sender.name)
+            self.consider()
+        elif member is not None and member == sender and self._dead == member:
+            self._dead = None  # a link was refused, yet it lives
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _ask_peers(self) -> None:
+        """Announce the view to every member that has not told its position yet (V7)."""
+        state = self.state
+        assert state.view is not None
+        if state.role not in (Role.OPENING, Role.ACTIVE):
+            return
+        for name, peer in self.active.peers.items():
+            is_due = peer.asked_ms < 0 or state.elapsed_ms - peer.asked_ms >= state.rules.heartbeat_ms
+            if not peer.answered and not peer.is_joining and is_due and state.linked.get(name):
+                peer.asked_ms = state.elapsed_ms
+                state.send(name, Adopt(state.next_request(), state.me, state.view.to_bytes()))
+
+    def on_adopt(self, frame: Adopt) -> None:
+        """Adopt the announced view, unless ours is newer, and tell our position."""
+        state = self.state
+        self.on_newer_record(frame.record)
+        if state.view is None or state.role is Role.HALTED:
+            return
+        if View.from_bytes(frame.record).number < state.view.number:
+            state.send(frame.sender.name, Refused(frame.request, state.me, state.view.to_bytes()))
+            return
+        if frame.sender == state.view.active:
+            self.backup.heard_ms = state.elapsed_ms
+        state.send(frame.sender.name, self.backup.position(frame.request))
+
+    def on_adopted(self, frame: Adopted) -> None:
+        """Take a member's position in the present view."""
+        state = self.state
+        peer = self.active.peers.get(frame.sender.name)
+        if peer is None or peer.member != frame.sender or state.view is None or frame.view != state.view.number:
+            return
+        peer.heard_ms = state.elapsed_ms
+        if peer.answered:
+            return
+        if frame.fingerprint != state.fingerprint:
+            self._remove(peer.member, "runs another version of the service or other rules")
+            return
+        peer.answered = True
+        peer.last_view, peer.last_seq = frame.last_view, frame.last_seq
+        peer.match_applied = frame.applied
+        if state.role is Role.ACTIVE:
+            self._settle(peer)
+        self._open_if_level()
+
+    def _settle(self, peer: Peer) -> None:
+        """Take the position as proof if its last entry is in our FIFO; else the node must return by catch-up (V8)."""
+        fifo = self.state.fifo
+        if fifo.view_at(peer.last_seq) == peer.last_view:
+            peer.settle(peer.last_seq, min(peer.match_applied, peer.last_seq))
+        else:
+            self.state.note("conflict", node=peer.member.name, seq=peer.last_seq, view=peer.last_view)
+            self._remove(peer.member, "holds entries that this view does not have")
+
+    def _open_if_level(self) -> None:
+        """Before a promoted node opens: all asked, the longest tail taken over, all brought level (V7)."""
+        state = self.state
+        if state.role is not Role.OPENING or self.proposal is not None:
+            return
+        peers = [peer for peer in self.active.peers.values() if not peer.is_joining]
+        if not all(peer.answered for peer in peers):
+            return
+        fifo = state.fifo
+        ahead = [peer for peer in peers if (peer.last_view, peer.last_seq) > (fifo.last_view, fifo.last_seq)]
+        if ahead:
+            self._fetch_from(max(ahead, key=lambda peer: (peer.last_view, peer.last_seq)))
+            return
+        if fifo.executed_seq < fifo.last_seq:
+            return
+        for peer in peers:
+            if not peer.is_adopted:
+                self._settle(peer)
+        if all(peer.is_adopted and peer.match_received >= fifo.last_seq for peer in peers):
+            state.role = Role.ACTIVE
+            state.transactions.rearm()
+            assert state.view is not None
+            state.note(
+                "opened", view=state.view.number, seq=fifo.last_seq, open_txns=len(state.transactions.open)
+            )
+
+    def _fetch_from(self, peer: Peer) -> None:
+        state = self.state
+        if self._fetching or state.view is None:
+            return
+        self._fetching = True
+        fifo = state.fifo
+        state.note("takes_over_tail", node=peer.member.name, after=fifo.last_seq, to=peer.last_seq)
+        fetch = Fetch(state.next_request(), state.view.number, state.me, fifo.last_view, fifo.last_seq)
+        state.send(peer.member.name, fetch)
+
+    def on_tail(self, frame: Tail) -> None:
+        """Append and execute the tail that a member held and we did not."""
+        state = self.state
+        peer = self.active.peers.get(frame.sender.name)
+        is_ours = state.view is not None and frame.view == state.view.number and state.role is Role.OPENING
+        if not is_ours or peer is None or peer.member != frame.sender or not self._fetching:
+            return
+        self._fetching = False
+        peer.heard_ms = state.elapsed_ms
+        if frame.problem:
+            state.halt(f"node {peer.member.name}, in sync, holds another history than this one: {frame.problem}")
+            return
+        for packed in frame.entries:
+            entry = Entry.from_packed(packed)
+            if entry.seq == state.fifo.last_seq + 1:
+                state.fifo.append(entry)
+                state.effects.append(Execute(entry))
+
+    def on_tail_executed(self) -> None:
+        """An entry of the tail is committed: perhaps the last."""
+        if self.state.role is Role.OPENING and self.state.fifo.executed_seq == self.state.fifo.last_seq:
+            self._open_if_level()
+
+    def on_forward_ack(self, ack: ForwardAck) -> None:
+        """Take an ack; a backup that cannot follow is removed."""
+        problem = self.active.on_forward_ack(ack)
+        peer = self.active.peers.get(ack.sender.name)
+        if problem and peer is not None:
+            self.state.note("backup_problem", node=ack.sender.name, problem=problem, seq=ack.applied + 1)
+            if peer.is_joining:
+                del self.active.peers[ack.sender.name]
+            else:
+                self._remove(peer.member, f"answers {problem!r}")
+        elif self.state.role is Role.OPENING:
+            self._open_if_level()
+        elif peer is not None and peer.is_joining and self.state.view is not None:
+            self._add_level_joiner(self.state.view)
+
+    # -- joining -----------------------------------------------------------------------------------------------------
+
+    def on_join(self, frame: Join) -> None:
+        """Take in a node from outside if our FIFO still reaches back to its position."""
+        state = self.state
+        if state.view is None:
+            return
+        problem = self._join_problem(frame)
+        if not problem:
+            peer = self.active.peers.get(frame.sender.name)
+            if peer is None or peer.member != frame.sender:
+                peer = Peer(frame.sender, state.elapsed_ms, is_joining=True)
+                peer.answered = True
+                self.active.peers[frame.sender.name] = peer
+                state.note("joining", node=frame.sender.name, after=frame.last_seq)
+            peer.settle(frame.last_seq, frame.last_seq)
+            peer.is_outstanding = False
+            peer.heard_ms = state.elapsed_ms
+            if not state.linked.get(frame.sender.name):
+                state.effects.append(Connect(frame.sender.name))
+        answer = JoinAnswer(frame.request, state.me, state.view.to_bytes(), problem)
+        state.send(frame.sender.name, answer)
+
+    def _join_problem(self, frame: Join) -> str:
+        state = self.state
+        assert state.view is not None
+        if state.role is not Role.ACTIVE:
+            return "not active"
+        if frame.fingerprint != state.fingerprint:
+            return "it runs another version of the service, or other rules, than the active"
+        present = state.view.member(frame.sender.name)
+        if present is not None:
+            return "already in sync" if present == frame.sender else "its former life is still in the view"
+        if frame.last_seq < state.fifo.base_seq:
+            return f"the active no longer holds what follows its seq {frame.last_seq}; it needs a catch-up"
+        if state.fifo.view_at(frame.last_seq) != frame.last_view:
+            return f"it holds entry {frame.last_seq} of view {frame.last_view}, which the active does not have"
+        return ""
+
+    def on_join_answer(self, frame: JoinAnswer) -> None:
+        """Learn the view; say once why joining is not possible."""
+        self.on_newer_record(frame.record)
+        state = self.state
+        if state.view is not None and frame.sender == state.view.active:
+            self.backup.heard_ms = state.elapsed_ms
+        if frame.problem != self._say_outside:
+            self._say_outside = frame.problem
+            if frame.problem not in ("", "not active"):
+                state.note("stays_outside", because=frame.problem)
+
+    def _add_level_joiner(self, view: View) -> None:
+        """Propose a joined node that holds everything released; from here on replies need it too (V12)."""
+        state = self.state
+        if state.role is not Role.ACTIVE or self.proposal is not None:
+            return
+        released = self.active.mark(Level.RECEIVED)
+        for peer in self.active.peers.values():
+            if peer.is_joining and min(peer.match_received, peer.match_applied) >= released:
+                if view.member(peer.member.name) is None:
+                    self.propose(expanded(view, state.me, peer.member), f"node {peer.member.name} is level")
+                return
+
+    @property
+    def outside_because(self) -> str:
+        """Why this node is outside, as the active put it; "" if it was not told."""
+        return self._say_outside
+
+    # -- small frames ------------------------------------------------------------------------------------------------
+
+    def on_ping(self, frame: Ping) -> None:
+        """Answer that this process lives."""
+        self.state.send(frame.sender.name, Pong(frame.request, self.state.me))
+
+    def on_pong(self, frame: Pong) -> None:
+        """`see` has noticed the incarnation; nothing else is proved by a pong."""
+
+    def on_refused(self, frame: Refused) -> None:
+        """Our frame was of an old view: read the newer one and step down."""
+        self.on_newer_record(frame.record)
+
+
+def _name(member: Member | None) -> str:
+    return "" if member is None else member.name
+
+

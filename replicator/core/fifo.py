@@ -1,0 +1,114 @@
+"""Own the FIFO: the entries a node holds, in seq order, and who may forget them.
+
+The double-linked list of US 6,347,322 B1 becomes a dense array: seq - base is the index, so order, predecessor and "head
+with its replication indicator set" are index arithmetic. Entries stay until every in-sync node holds them
+(`held_by_all`, V7), and beyond that, within bounds, for nodes that join or come back soon.
+
+Invariants (`check`): seqs are dense; views never fall along the FIFO; executed <= last.
+"""
+
+from __future__ import annotations
+
+from replicator.core.messages import Entry
+
+
+class Fifo:
+    """Entries (base_seq, last_seq], each with its replication indicator (`Entry.digest`)."""
+
+    __slots__ = ("_bytes_held", "_entries", "base_seq", "base_view", "executed_seq", "held_by_all")
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._bytes_held = 0
+        self.base_seq = 0
+        self.base_view = 0
+        self.executed_seq = 0
+        self.held_by_all = 0
+
+    @property
+    def last_seq(self) -> int:
+        """Seq of the last entry held; 0 before the first."""
+        return self.base_seq + len(self._entries)
+
+    @property
+    def last_view(self) -> int:
+        """View of the last entry held; 0 before the first."""
+        return self._entries[-1].view if self._entries else self.base_view
+
+    @property
+    def unconfirmed_count(self) -> int:
+        """Entries that some in-sync node may not hold."""
+        return self.last_seq - self.held_by_all
+
+    @property
+    def bytes_held(self) -> int:
+        """Message bytes of all entries held."""
+        return self._bytes_held
+
+    def append(self, entry: Entry) -> None:
+        """Add the next entry."""
+        assert entry.seq == self.last_seq + 1, f"{entry} does not follow {self.last_seq}"
+        assert entry.view >= self.last_view, f"{entry} is of a view before {self.last_view}"
+        self._entries.append(entry)
+        self._bytes_held += len(entry.message)
+
+    def get(self, seq: int) -> Entry | None:
+        """Return the entry at *seq*, or None if it is not held."""
+        index = seq - self.base_seq - 1
+        return self._entries[index] if 0 <= index < len(self._entries) else None
+
+    def view_at(self, seq: int) -> int | None:
+        """Return the view of the entry at *seq* (0 at seq 0), or None if that is no longer or not yet held."""
+        if seq == self.base_seq:
+            return self.base_view
+        entry = self.get(seq)
+        return entry.view if entry is not None else None
+
+    def sealed_after(self, seq: int, *, entries_max: int, bytes_max: int) -> list[bytes]:
+        """Return packed executed entries from *seq* + 1, at least one if there is one, within the caps."""
+        start = seq - self.base_seq
+        assert start >= 0, f"entries after {seq} are no longer held"
+        stop = min(start + entries_max, self.executed_seq - self.base_seq)
+        batch: list[bytes] = []
+        size = 0
+        for entry in self._entries[start:stop]:
+            size += len(entry.packed)
+            if batch and size > bytes_max:
+                break
+            batch.append(entry.packed)
+        return batch
+
+    def trim(self, *, entries_max: int, bytes_max: int) -> None:
+        """Forget entries that all in-sync nodes hold, once there are more than the bounds. Amortised O(1) an entry.
+
+        Works in strides of a quarter of the bound, as deleting from the front of an array moves the rest.
+        """
+        surplus = len(self._entries) - entries_max
+        if surplus <= entries_max // 4 and self._bytes_held <= bytes_max:
+            return
+        count = max(0, surplus)
+        if self._bytes_held > bytes_max:
+            held = self._bytes_held
+            target = bytes_max - bytes_max // 4
+            for index, entry in enumerate(self._entries):
+                if held <= target:
+                    break
+                held -= len(entry.message)
+                count = max(count, index + 1)
+        count = min(count, self.held_by_all - self.base_seq, self.executed_seq - self.base_seq)
+        if count > 0:
+            gone = self._entries[:count]
+            self.base_view = gone[-1].view
+            self.base_seq += count
+            self._bytes_held -= sum(len(entry.message) for entry in gone)
+            del self._entries[:count]
+
+    def check(self) -> None:
+        """Assert the invariants; O(entries)."""
+        view = self.base_view
+        for offset, entry in enumerate(self._entries, start=1):
+            assert entry.seq == self.base_seq + offset
+            assert entry.view >= view
+            view = entry.view
+        assert self.executed_seq <= self.last_seq
+        assert self._bytes_held == sum(len(entry.message) for entry in self._entries)

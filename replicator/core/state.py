@@ -1,0 +1,129 @@
+"""Own the state of one replica, shared by its roles: tables, transactions, FIFO, view, clock readings, effects to come.
+
+The roles (active.py, backup.py, council.py) decide; this module only holds, and offers what all of them need: say a Note,
+commit an outcome, read a position.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from replicator.core.effects import Effect, Halt, Note, Send
+from replicator.core.executor import Executor, Outcome
+from replicator.core.fifo import Fifo
+from replicator.core.messages import Entry, Frame, Level
+from replicator.core.transactions import TransactionRules, Transactions
+from replicator.core.views import Member, View
+from replicator.service import Service
+from replicator.tables import DIGEST_MASK, Database, Tables
+
+
+class Role(Enum):
+    """What this node is in its present view."""
+
+    OUTSIDE = "outside"  # not in sync: never acks for the active, never proposes itself
+    BACKUP = "backup"
+    OPENING = "opening"  # promoted, taking over the tail (V7)
+    ACTIVE = "active"
+    DIVERGED = "diverged"  # its outcome differed: stops acking (P7)
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a replica is told from the configuration; units last. See `config.py` for defaults and reasons."""
+
+    ack: Level = Level.APPLIED
+    continue_alone: bool = True
+    heartbeat_ms: int = 200
+    suspect_ms: int = 1_000
+    retain_ms: int = 600_000
+    retain_named_ms: int = 86_400_000
+    max_skew_ms: int = 60_000
+    message_bytes_max: int = 1 << 20
+    batch_entries_max: int = 256
+    batch_bytes_max: int = 65_536
+    fifo_entries_max: int = 100_000
+    fifo_bytes_max: int = 64 << 20
+    log_entries_max: int = 50_000
+    log_bytes_max: int = 64 << 20
+    tsd_bytes_max: int = 65_536
+    open_txns_max: int = 100_000
+    remembered_replies_max: int = 1_000_000
+    deadline_ms_max: int = 86_400_000
+    rows_max: int = 10_000_000
+
+    def replicated(self) -> tuple[object, ...]:
+        """Return the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
+        return (self.retain_ms, self.retain_named_ms, self.max_skew_ms, self.tsd_bytes_max, self.deadline_ms_max)
+
+
+class State:
+    """Everything one replica knows."""
+
+    def __init__(self, service: Service[Any], me: Member, database_id: str, rules: Rules, seed: int) -> None:
+        self.me = me
+        self.database_id = database_id
+        self.rules = rules
+        self.role = Role.OUTSIDE
+        self.view: View | None = None
+        self.highest_view = 0
+        self.service_class = type(service)
+        self.fingerprint = self.service_class.fingerprint(*rules.replicated())
+        self.database: Database[Tables] = Database(self.service_class.tables_class())
+        self.transactions = Transactions(TransactionRules(rules.retain_ms, rules.retain_named_ms, rules.max_skew_ms))
+        self.executor = Executor(
+            service, self.database, tsd_bytes_max=rules.tsd_bytes_max, deadline_ms_max=rules.deadline_ms_max
+        )
+        self.fifo = Fifo()
+        self.random = random.Random(seed)
+        self.now_ms = 0  # wall clock of the last Tick
+        self.elapsed_ms = 0  # monotonic clock of the last Tick
+        self.header_ms = 0  # time of the last control header: never runs backwards
+        self.effects: list[Effect] = []
+        self.linked: dict[str, bool] = {}  # node name -> whether the link to it is up
+        self._request = 0
+
+    def next_request(self) -> int:
+        """Number a request frame."""
+        self._request += 1
+        return self._request
+
+    def note(self, event: str, **facts: object) -> None:
+        """Say what happened."""
+        self.effects.append(Note(event, facts))
+
+    def send(self, node: str, frame: Frame) -> None:
+        """Give a frame to a node."""
+        self.effects.append(Send(node, frame))
+
+    def halt(self, reason: str) -> None:
+        """Stop this node for good."""
+        if self.role is not Role.HALTED:
+            self.role = Role.HALTED
+            self.note("halted", reason=reason)
+            self.effects.append(Halt(reason))
+
+    def commit(self, entry: Entry, outcome: Outcome) -> None:
+        """Make an outcome part of the state: rows, transaction, remembered reply, header time. O(changes)."""
+        assert entry.seq == self.fifo.executed_seq + 1, f"{entry} executed after {self.fifo.executed_seq}"
+        if outcome.changes:
+            self.database.commit(outcome.changes)
+        self.transactions.record(entry, outcome.status, outcome.body, outcome.state)
+        self.fifo.executed_seq = entry.seq
+        self.header_ms = max(self.header_ms, entry.time_ms)
+        if outcome.failure is not None:
+            self.note("handler_failed", seq=entry.seq, txn=entry.txn_id.hex(), failure=outcome.failure)
+
+    @property
+    def digest(self) -> int:
+        """64-bit digest of tables and transactions: equal at equal seq on every node."""
+        return (self.database.digest + self.transactions.digest + self.transactions.watermark_ms) & DIGEST_MASK
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this node is the active of its view and open for messages."""
+        return self.role is Role.ACTIVE and self.view is not None and self.view.opened

@@ -1,0 +1,226 @@
+"""Own the open transactions (TSD, expectations, deadlines) and the remembered replies: the duplicate filter (P2, P5).
+
+Replicated state: every node changes it only by `record`, at the same entry, in the same way. A transaction remembers
+its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned by the
+control header's time, never by a clock; ids made at or before the newest pruned one are refused, never run again.
+
+Invariants (`check`): a transaction is open or finished, never both; the digest is the sum over all of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from dataclasses import dataclass
+from enum import Enum
+
+from replicator.context import Expectation
+from replicator.core.messages import NAMED_PREFIX, Entry, Kind, created_ms
+from replicator.errors import (
+    BadArguments,
+    MessageGap,
+    ReplicatorError,
+    StaleMessage,
+    TooLate,
+    TransactionFinished,
+    UnexpectedMessage,
+    UnknownTransaction,
+)
+from replicator.tables import DIGEST_MASK
+
+
+class Transaction:
+    """One transaction: its last message and reply, and, while open, its TSD and what it expects."""
+
+    __slots__ = (
+        "body",
+        "checksum",
+        "deadline_ms",
+        "ended_ms",
+        "expect_no",
+        "expectation",
+        "hash",
+        "msg_no",
+        "seq",
+        "status",
+        "tsd",
+        "txn_id",
+    )
+
+    def __init__(self, txn_id: bytes) -> None:
+        self.txn_id = txn_id
+        self.msg_no = 0
+        self.seq = 0
+        self.status = 0
+        self.body = b""
+        self.checksum = 0
+        self.tsd = b""
+        self.expectation: Expectation | None = None
+        self.expect_no = 0
+        self.deadline_ms = 0
+        self.ended_ms = 0
+        self.hash = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more messages may come."""
+        return self.expectation is not None
+
+
+class Verdict(Enum):
+    """What the duplicate filter says of a message that is not refused."""
+
+    NEW = "first message of a transaction"
+    NEXT = "next message of an open transaction"
+    REPEAT = "repeat of the last message"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRules:
+    """Bounds that are part of the replicated behaviour, so equal on all nodes (in the service fingerprint)."""
+
+    retain_ms: int
+    retain_named_ms: int
+    max_skew_ms: int
+
+
+class Transactions:
+    """All transactions of a replica."""
+
+    def __init__(self, rules: TransactionRules) -> None:
+        self.rules = rules
+        self.open: dict[bytes, Transaction] = {}
+        self.finished: dict[bytes, Transaction] = {}
+        self.named: dict[bytes, Transaction] = {}
+        self.watermark_ms = 0
+        self.digest = 0
+        self._deadlines: list[tuple[int, bytes, int]] = []
+
+    @property
+    def remembered_count(self) -> int:
+        """Finished transactions whose last reply is still kept."""
+        return len(self.finished) + len(self.named)
+
+    def find(self, txn_id: bytes) -> Transaction | None:
+        """Return the open or remembered transaction of this id, or None if there is none."""
+        return self.open.get(txn_id) or self.finished.get(txn_id) or self.named.get(txn_id)
+
+    def is_waiting(self, txn_id: bytes, expect_no: int) -> bool:
+        """Whether the transaction is open in this very expectation."""
+        transaction = self.open.get(txn_id)
+        return transaction is not None and transaction.expect_no == expect_no
+
+    def judge(self, message: bytes, txn_id: bytes, msg_no: int, handler: str, now_ms: int) -> Verdict | ReplicatorError:
+        """Say what this message is; an error means a refusal that depends on the present state. O(1)."""
+        transaction = self.find(txn_id)
+        shown = txn_id.hex()
+        if transaction is None:
+            return self._judge_unknown(txn_id, msg_no, now_ms)
+        last = transaction.msg_no
+        if msg_no == last:
+            if transaction.checksum != zlib.crc32(message):
+                return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
+            return Verdict.REPEAT
+        if msg_no < last:
+            return StaleMessage(f"message {msg_no} of transaction {shown} is past: message {last} was processed")
+        if transaction.expectation is None:
+            return TransactionFinished(f"transaction {shown} ended with message {last} (or its deadline)")
+        if msg_no > last + 1:
+            return MessageGap(f"message {msg_no} of transaction {shown} came before message {last + 1}")
+        if handler not in transaction.expectation.messages:
+            expected = ", ".join(transaction.expectation.messages)
+            return UnexpectedMessage(f"transaction {shown} expects {expected}, not {handler}")
+        return Verdict.NEXT
+
+    def _judge_unknown(self, txn_id: bytes, msg_no: int, now_ms: int) -> Verdict | ReplicatorError:
+        shown = txn_id.hex()
+        if msg_no != 1:
+            return UnknownTransaction(f"no transaction {shown} is open here; begin with message 1")
+        made_ms = created_ms(txn_id)
+        if made_ms > now_ms + self.rules.max_skew_ms:
+            return BadArguments(f"transaction {shown} was made {made_ms - now_ms} ms in the future: set the caller's clock")
+        if 0 < made_ms <= self.watermark_ms:
+            return TooLate(f"transaction {shown} is older than what is remembered; whether it took effect is not known")
+        return Verdict.NEW
+
+    def record(self, entry: Entry, status: int, body: bytes, outcome: OutcomeState) -> None:
+        """Remember an entry's outcome: the only way this state changes. O(1) amortised."""
+        txn_id = entry.txn_id
+        if entry.kind == Kind.DEADLINE and not self.is_waiting(txn_id, entry.msg_no):
+            return  # the expectation was over before its deadline came to its turn
+        transaction = self.open.pop(txn_id, None) or Transaction(txn_id)
+        self.digest -= transaction.hash
+        if entry.kind == Kind.MESSAGE:
+            transaction.msg_no = entry.msg_no
+            transaction.seq = entry.seq
+            transaction.status = status
+            transaction.body = body
+            transaction.checksum = zlib.crc32(entry.message)
+        transaction.hash = int.from_bytes(outcome.digest, "big")
+        self.digest = (self.digest + transaction.hash) & DIGEST_MASK
+        if not outcome.is_kept:
+            self._set_expectation(transaction, entry, outcome)
+        if transaction.expectation is not None:
+            self.open[txn_id] = transaction
+        else:
+            self._finish(transaction, entry.time_ms)
+        self._prune(entry.time_ms)
+
+    def _set_expectation(self, transaction: Transaction, entry: Entry, outcome: OutcomeState) -> None:
+        transaction.expectation = outcome.expectation
+        transaction.tsd = outcome.tsd if outcome.expectation else b""
+        if outcome.expectation is not None:
+            transaction.expect_no += 1
+            transaction.deadline_ms = entry.time_ms + outcome.expectation.within_ms
+            heapq.heappush(self._deadlines, (transaction.deadline_ms, transaction.txn_id, transaction.expect_no))
+
+    def _finish(self, transaction: Transaction, time_ms: int) -> None:
+        transaction.ended_ms = time_ms
+        kept = self.named if transaction.txn_id.startswith(NAMED_PREFIX) else self.finished
+        kept[transaction.txn_id] = transaction
+
+    def _prune(self, time_ms: int) -> None:
+        for kept, retain_ms in ((self.finished, self.rules.retain_ms), (self.named, self.rules.retain_named_ms)):
+            while kept:
+                oldest = next(iter(kept.values()))
+                if oldest.ended_ms + retain_ms >= time_ms:
+                    break
+                del kept[oldest.txn_id]
+                self.digest = (self.digest - oldest.hash) & DIGEST_MASK
+                self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
+
+    def due(self, now_ms: int) -> Transaction | None:
+        """Return an open transaction whose deadline has passed, each expectation once; None if there is none."""
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            _, txn_id, expect_no = heapq.heappop(self._deadlines)
+            if self.is_waiting(txn_id, expect_no):
+                return self.open[txn_id]
+        return None
+
+    @property
+    def next_deadline_ms(self) -> int | None:
+        """When the earliest listed deadline passes (it may be over already); None without one."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def rearm(self) -> None:
+        """Rebuild the deadlines from the open transactions: for a node that becomes active. O(open)."""
+        self._deadlines = [(each.deadline_ms, each.txn_id, each.expect_no) for each in self.open.values()]
+        heapq.heapify(self._deadlines)
+
+    def check(self) -> None:
+        """Assert the invariants; O(transactions)."""
+        everything = [*self.open.values(), *self.finished.values(), *self.named.values()]
+        assert len({each.txn_id for each in everything}) == len(everything), "a transaction is open and finished"
+        assert sum(each.hash for each in everything) & DIGEST_MASK == self.digest, "digest of the transactions"
+        assert all(each.is_open for each in self.open.values())
+        assert not any(each.is_open for each in self.finished.values())
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeState:
+    """What an outcome does to its transaction: keep it as it was (`is_kept`), or set expectation and TSD."""
+
+    digest: bytes
+    is_kept: bool
+    expectation: Expectation | None
+    tsd: bytes

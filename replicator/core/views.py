@@ -1,0 +1,126 @@
+"""Own the view record: who is active, who is in sync, and the rules of its changes (DESIGN.md section 7).
+
+A view is a value kept in the arbiter and changed only by compare-and-set on its number. This module makes the next
+record for each kind of change and never talks to anybody.
+
+    init-database -> formed (one node, not opened) -> expand ... -> opened
+    any: shrink (active removes a silent backup), expand (active adds a level node), take over (in-sync backup)
+
+Invariants of a record (`View.check`): the active is in sync; in-sync nodes are members; each node is there once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from replicator.errors import CorruptRecord, UsageError
+from replicator.values import pack_wire, unpack_wire
+
+
+class Member(NamedTuple):
+    """A node in one of its lives: `name` from the configuration, `incarnation` new at each start of its process (V2)."""
+
+    name: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One numbered record of the arbiter.
+
+    `active`: who may answer (None before the first). `in_sync`: whose acks every reply needs (V1), the active among them.
+    `members`: all nodes of the configuration. `safe`: a view of one whose disk holds everything released (V4).
+    `ack`: the mode in force, read after a total outage (V13). `opened`: whether messages were ever accepted.
+    """
+
+    number: int
+    active: Member | None
+    in_sync: tuple[Member, ...]
+    members: tuple[str, ...]
+    safe: bool
+    ack: str
+    database_id: str
+    opened: bool
+
+    def to_bytes(self) -> bytes:
+        """Pack as the arbiter stores it."""
+        return pack_wire(
+            [1, self.number, self.active, self.in_sync, self.members, self.safe, self.ack, self.database_id, self.opened]
+        )
+
+    @staticmethod
+    def from_bytes(data: bytes) -> View:
+        """Unpack and check. Raises CorruptRecord if *data* is not a view record."""
+        try:
+            version, number, active, in_sync, members, safe, ack, database_id, opened = unpack_wire(data)
+            if version != 1 or type(number) is not int or number < 0:
+                raise ValueError(f"version {version!r}, number {number!r}")
+            view = View(
+                number,
+                None if active is None else Member(*active),
+                tuple(Member(*member) for member in in_sync),
+                tuple(members),
+                bool(safe),
+                ack,
+                database_id,
+                bool(opened),
+            )
+            view.check()
+        except (UsageError, ValueError, TypeError, AssertionError) as error:
+            raise CorruptRecord(f"not a view record: {error}") from error
+        return view
+
+    def check(self) -> None:
+        """Assert the invariants of a record."""
+        assert self.active is None or self.active in self.in_sync, "the active is not in sync"
+        names = [member.name for member in self.in_sync]
+        assert len(names) == len(set(names)), "a node is in sync twice"
+        assert all(name in self.members for name in names), "a node in sync is no member"
+
+    @property
+    def is_mismatch(self) -> bool:
+        """Whether replies of this view are held by one node only although the database has more (P8)."""
+        return len(self.in_sync) < 2 <= len(self.members)
+
+    def member(self, name: str) -> Member | None:
+        """Return the in-sync member of this name, or None if that node is not in sync."""
+        for member in self.in_sync:
+            if member.name == name:
+                return member
+        return None
+
+    def has(self, member: Member) -> bool:
+        """Whether this very incarnation is in sync."""
+        return member in self.in_sync
+
+
+def formed(base: View, me: Member) -> View:
+    """Make the first view of a database that no message has reached: *me* alone; it opens once a backup is level."""
+    assert not base.opened
+    return replace(
+        base, number=base.number + 1, active=me, in_sync=(me,), safe=False, opened=len(base.members) == 1
+    )
+
+
+def shrunk(base: View, me: Member, gone: Member) -> View:
+    """Make the view without the silent backup *gone* (V3)."""
+    assert base.active == me
+    assert gone != me
+    in_sync = tuple(member for member in base.in_sync if member != gone)
+    return replace(base, number=base.number + 1, in_sync=in_sync, safe=False)
+
+
+def expanded(base: View, me: Member, new: Member) -> View:
+    """Make the view with *new*, which holds everything released (V12); a former life of its node goes."""
+    assert base.active == me
+    in_sync = (*(member for member in base.in_sync if member.name != new.name), new)
+    return replace(base, number=base.number + 1, in_sync=tuple(sorted(in_sync)), safe=False, opened=True)
+
+
+def taken_over(base: View, me: Member) -> View:
+    """Make the view in which *me*, in sync, replaces the active (V6)."""
+    assert me in base.in_sync
+    assert base.active != me
+    in_sync = tuple(member for member in base.in_sync if member != base.active)
+    return replace(base, number=base.number + 1, active=me, in_sync=in_sync, safe=False)

@@ -1,0 +1,184 @@
+"""Own the one error tree: every error this library raises on purpose is here.
+
+Each class answers two questions: who is at fault, and is it safe to try again? Facts are attributes, the message is one
+sentence: what, where, what to do. Errors never cross the network as exceptions: an outcome does, and the client builds
+the error again from it.
+
+    ReplicatorError
+      UsageError             the caller's mistake; the same call fails again (also a ValueError)
+        ConfigError          a configuration file that cannot be used
+        UnknownHandler       the service has no such handler
+        BadArguments         arguments missing, unknown or of a wrong type
+        MessageTooLarge      the packed message is above the limit
+      TransactionError       about one transaction; carries txn_id
+        Aborted              the handler refused; nothing changed; do not retry
+        HandlerFailed        the handler raised something else; nothing changed; a bug in the service
+        OutcomeUnknown       no answer in time; repeat with the same transaction id
+        UnknownTransaction   no such transaction is open here
+        TransactionFinished  the transaction has ended
+        UnexpectedMessage    the transaction expects other messages now
+        MessageGap           an earlier message of the transaction is missing
+        StaleMessage         older than the last message of the transaction
+        TooLate              the transaction id is older than what is remembered
+      Unavailable            nothing was accepted; retry later
+        NotActive            carries the view and the active node it knows
+        Overloaded           a limit was reached; carries which
+        LinkLost             a connection broke or could not be made
+      StaleView              this sender was replaced; stop
+      Divergence             digests differ
+      StorageError           a file cannot be read or written
+        CorruptRecord        carries file and offset
+      InternalError          a bug in replicator; the node halts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class ReplicatorError(Exception):
+    """Root of every error that this library raises on purpose."""
+
+
+class UsageError(ReplicatorError, ValueError):
+    """The caller's mistake: the same call fails again."""
+
+
+class ConfigError(UsageError):
+    """A configuration file that cannot be used; the message names the file and the key."""
+
+
+class UnknownHandler(UsageError):
+    """The service has no handler of this name."""
+
+
+class BadArguments(UsageError):
+    """An argument is missing, unknown or of a wrong type; the message names it."""
+
+
+class MessageTooLarge(UsageError):
+    """The packed message is above the limit `message_bytes_max`."""
+
+
+class TransactionError(ReplicatorError):
+    """About one transaction, named by `txn_id` (hexadecimal; empty if unknown)."""
+
+    def __init__(self, message: str, *, txn_id: str = "") -> None:
+        super().__init__(message)
+        self.txn_id = txn_id
+
+
+class Aborted(TransactionError):
+    """The handler refused: nothing changed, and a retry gets the same refusal.
+
+    `reason` is the first argument of `Abort`, `facts` its keywords.
+    """
+
+    def __init__(self, reason: str, facts: Mapping[str, object] | None = None, *, txn_id: str = "") -> None:
+        self.reason = reason
+        self.facts: dict[str, object] = dict(facts or {})
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
+        super().__init__(f"{reason} ({shown})" if shown else reason, txn_id=txn_id)
+
+
+class HandlerFailed(TransactionError):
+    """The handler raised something other than `Abort`: nothing changed; the node's log has the traceback."""
+
+    def __init__(self, handler: str, kind: str, *, txn_id: str = "") -> None:
+        super().__init__(f"handler {handler!r} raised {kind}; nothing changed, see the node's log", txn_id=txn_id)
+        self.handler = handler
+        self.kind = kind
+
+
+class OutcomeUnknown(TransactionError):
+    """No answer in time: the message may or may not take effect. Repeat it with the same transaction id."""
+
+
+class UnknownTransaction(TransactionError):
+    """No transaction of this id is open or remembered."""
+
+
+class TransactionFinished(TransactionError):
+    """The transaction has ended; it takes no more messages."""
+
+
+class UnexpectedMessage(TransactionError):
+    """The transaction expects other messages now."""
+
+
+class MessageGap(TransactionError):
+    """An earlier message of the transaction has not arrived."""
+
+
+class StaleMessage(TransactionError):
+    """Older than the last message of the transaction: its reply is no longer kept."""
+
+
+class TooLate(TransactionError):
+    """The transaction id was made before the oldest one still remembered; it is never run again."""
+
+
+class Unavailable(ReplicatorError):
+    """Nothing was accepted: retry later."""
+
+
+class NotActive(Unavailable):
+    """This node is not the active of its view; `active` is the one it knows ("" if none), `view` its view number."""
+
+    def __init__(self, message: str, *, view: int = 0, active: str = "") -> None:
+        super().__init__(message)
+        self.view = view
+        self.active = active
+
+
+class Overloaded(Unavailable):
+    """The limit named `limit` was reached: retry after `retry_after_ms`."""
+
+    def __init__(self, message: str, *, limit: str = "", retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after_ms = retry_after_ms
+
+
+class LinkLost(Unavailable):
+    """A connection broke or could not be made; whether the call arrived is unknown.
+
+    `refused` is True when nothing listens at the address: then the call surely did not arrive.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class StaleView(ReplicatorError):
+    """The sender was replaced in a later view and must stop; `view` is that view's number."""
+
+    def __init__(self, message: str, *, view: int = 0) -> None:
+        super().__init__(message)
+        self.view = view
+
+
+class Divergence(ReplicatorError):
+    """Two nodes came to different outcomes of one message; `seq` names it."""
+
+    def __init__(self, message: str, *, seq: int = 0) -> None:
+        super().__init__(message)
+        self.seq = seq
+
+
+class StorageError(ReplicatorError):
+    """A file or database cannot be read or written."""
+
+
+class CorruptRecord(StorageError):
+    """A stored record does not read back; `file` and `offset` say where."""
+
+    def __init__(self, message: str, *, file: str = "", offset: int = 0) -> None:
+        super().__init__(message)
+        self.file = file
+        self.offset = offset
+
+
+class InternalError(ReplicatorError):
+    """A bug in replicator itself: the node halts and says so."""

@@ -1,0 +1,77 @@
+"""Own a node's data folder: one process at a time, and the view it must never fall behind.
+
+The lock is held for the life of the process, so two incarnations of one node cannot run (V2). `view.json` holds the
+database id and the highest view adopted, written and fsynced before the first ack in that view (V11, V14).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from replicator.errors import CorruptRecord, StorageError
+
+
+class DataFolder:
+    """A locked data folder. Raises StorageError if another process holds it, CorruptRecord if it does not read back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database_id = ""
+        self.highest_view = 0
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"data folder {path} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise StorageError(
+                f"data folder {path} is in use by another process: a node runs once; stop that one first"
+            ) from error
+        self._read()
+
+    def _read(self) -> None:
+        file = self.path / "view.json"
+        if not file.exists():
+            return
+        try:
+            content = json.loads(file.read_text())
+            database_id, highest_view = content["database_id"], content["highest_view"]
+            if type(database_id) is not str or type(highest_view) is not int:
+                raise TypeError("wrong types")
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptRecord(f"{file} does not read back: {error}", file=str(file)) from error
+        self.database_id = database_id
+        self.highest_view = highest_view
+
+    def write(self, database_id: str, highest_view: int) -> None:
+        """Store durably, atomically: a new file, fsynced, renamed over the old, its folder fsynced. Costs two fsyncs.
+
+        Raises StorageError: the node must halt, as it cannot keep its word (V11).
+        """
+        file = self.path / "view.json"
+        fresh = self.path / "view.json.new"
+        try:
+            with open(fresh, "w") as stream:
+                json.dump({"database_id": database_id, "highest_view": highest_view}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(fresh, file)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+        self.database_id = database_id
+        self.highest_view = highest_view
+
+    def close(self) -> None:
+        """Give the folder back."""
+        os.close(self._lock)

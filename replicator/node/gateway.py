@@ -1,0 +1,102 @@
+"""Own the node's side of clients: `submit` and `invoke` calls in, held replies out.
+
+One call of `submit` carries many messages; its reply leaves when the last of them is answered. Garbage is refused to its
+sender alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from replicator.core.messages import Answer, Status, encode_message, named_txn_id
+from replicator.errors import UsageError
+from replicator.transport import Request
+from replicator.values import unpack, unpack_wire
+from replicator.wire import FLAG_STALE, decode_submit, encode_answers
+
+#: (token, message bytes, level, accepts a stale read)
+Submit = Callable[[object, bytes, int, bool], None]
+
+
+class Batch:
+    """One `submit` call, waiting for the answers to its messages."""
+
+    __slots__ = ("answers", "missing", "request")
+
+    def __init__(self, request: Request, count: int) -> None:
+        self.request = request
+        self.answers: list[Answer | None] = [None] * count
+        self.missing = count
+
+    def put(self, index: int, answer: Answer) -> None:
+        """Take one answer; the last releases the reply."""
+        assert self.answers[index] is None, "a message was answered twice"
+        self.answers[index] = answer
+        self.missing -= 1
+        if not self.missing:
+            self.request.reply(encode_answers(self.answers))  # type: ignore[arg-type]
+
+
+class Single:
+    """One `invoke` call of a stock proxy."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def put(self, index: int, answer: Answer) -> None:
+        """Answer in plain values: status, value or error, facts."""
+        status = Status(answer.status)
+        reply: dict[str, Any] = {"status": status.name, **answer.facts._asdict()}
+        if status is Status.DONE:
+            reply["value"] = unpack(answer.body)
+        elif answer.body:
+            reply["error"] = unpack_wire(answer.body)
+        self.request.reply(reply)
+
+
+Token = tuple[Batch | Single, int]
+
+
+class Gateway:
+    """Takes calls of the object "replicator.client"."""
+
+    def __init__(self, submit: Submit) -> None:
+        self._submit = submit
+
+    def endpoint(self) -> dict[str, Callable[..., None]]:
+        """Return the exposed methods."""
+        return {"submit": self.on_submit, "invoke": self.on_invoke}
+
+    def on_submit(self, request: Request, blob: object) -> None:
+        """Take messages; reply with their answers, in their order."""
+        try:
+            messages = decode_submit(blob)
+        except UsageError as error:
+            request.refuse(str(error))
+            return
+        if not messages:
+            request.reply(encode_answers([]))
+            return
+        batch = Batch(request, len(messages))
+        for index, outgoing in enumerate(messages):
+            self._submit((batch, index), outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE))
+
+    def on_invoke(self, request: Request, txn_id: object, msg_no: object, handler: object, arguments: object) -> None:
+        """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name."""
+        if (
+            type(txn_id) is not str
+            or type(msg_no) is not int
+            or type(handler) is not str
+            or type(arguments) is not dict
+            or not 0 < msg_no < 2**32
+        ):
+            request.refuse("invoke takes (txn_id: text, msg_no: whole number from 1, handler: text, arguments: map)")
+            return
+        try:
+            raw = bytes.fromhex(txn_id) if len(txn_id) == 32 else named_txn_id(txn_id)
+        except ValueError:
+            raw = named_txn_id(txn_id)
+        self._submit((Single(request), 0), encode_message(raw, msg_no, handler, arguments), 0, False)

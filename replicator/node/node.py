@@ -1,0 +1,357 @@
+"""Own the shell of a replica: sockets in, `step`, effects out; one thread, one loop.
+
+Reads all ready requests, steps, forwards in one call, and writes the replies when the acks come (DESIGN.md section 11). It
+decides nothing: what is protocol is in core/. Effects are performed in the order given; a `WriteView` is durable before the
+next one. A failed write halts the node.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from loguru import logger
+
+from replicator.config import Config
+from replicator.core.effects import (
+    ArbiterLost,
+    Connect,
+    Effect,
+    Execute,
+    Executed,
+    ExecuteRead,
+    Halt,
+    Input,
+    LinkLost,
+    LinkUp,
+    Note,
+    Propose,
+    ReadDone,
+    ReadView,
+    Received,
+    Reply,
+    Send,
+    Started,
+    Submitted,
+    Tick,
+    TurnEnded,
+    ViewChanged,
+    WriteView,
+)
+from replicator.core.messages import ANSWERS, LEVELS, Answer, Facts, Frame, Status
+from replicator.core.replica import Replica
+from replicator.core.state import Rules
+from replicator.core.views import Member, View
+from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
+from replicator.node.folder import DataFolder
+from replicator.node.gateway import Gateway, Token
+from replicator.node.links import ArbiterClient, NodeLinks
+from replicator.node.loading import load_service_class
+from replicator.node.notes import Notes, says
+from replicator.service import Service
+from replicator.transport import Loop, Names, Request, Server
+from replicator.values import pack_wire
+from replicator.wire import decode_frame, encode_frame
+
+#: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
+TICKS_PER_HEARTBEAT = 4
+#: At SIGTERM: how long held replies may still leave.
+LAST_REPLIES_MS = 1_000
+
+
+def rules_of(config: Config) -> Rules:
+    """Take a replica's rules from the configuration."""
+    timing, limits = config.timing, config.limits
+    return Rules(
+        ack=LEVELS[config.database.ack],
+        continue_alone=config.database.on_no_backup == "continue",
+        heartbeat_ms=timing.heartbeat_ms,
+        suspect_ms=timing.suspect_ms,
+        retain_ms=timing.retain_ms,
+        retain_named_ms=timing.retain_named_ms,
+        max_skew_ms=timing.max_skew_ms,
+        message_bytes_max=limits.message_bytes_max,
+        batch_entries_max=limits.batch_entries_max,
+        batch_bytes_max=limits.batch_bytes_max,
+        fifo_entries_max=limits.fifo_entries_max,
+        fifo_bytes_max=limits.fifo_bytes_max,
+        log_entries_max=limits.log_entries_max,
+        log_bytes_max=limits.log_bytes_max,
+        tsd_bytes_max=limits.tsd_bytes_max,
+        open_txns_max=limits.open_txns_max,
+        remembered_replies_max=limits.remembered_replies_max,
+        deadline_ms_max=limits.deadline_ms_max,
+        rows_max=limits.rows_max,
+    )
+
+
+class Node:
+    """One node of a database. Raises ConfigError, StorageError at once for what can never run."""
+
+    def __init__(self, config: Config, name: str, service: Service[Any]) -> None:
+        if name not in config.nodes:
+            raise ConfigError(f"{config.path}: there is no [nodes.{name}]; nodes are: {', '.join(config.nodes)}")
+        self.config = config
+        self.name = name
+        self.service = service
+        self.me = Member(name, os.urandom(8).hex())
+        self.replica: Replica | None = None
+        self.notes = Notes(name)
+        self.halted_because = ""
+        self._is_ending = False
+        self._queue: deque[Effect] = deque()
+        self._is_performing = False
+        self._is_ticked = False
+        self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
+        self._performers: dict[type, Callable[[Any], None]] = {
+            Execute: self.perform_execute,
+            ExecuteRead: self._perform_execute_read,
+            Send: self.perform_send,
+            Reply: self.perform_reply,
+            WriteView: self._perform_write_view,
+            Propose: lambda effect: self.arbiter.propose(effect.base, effect.view),
+            ReadView: lambda effect: self.arbiter.read(),
+            Connect: lambda effect: self.links.connect(effect.node),
+            Note: lambda effect: self.notes.take(effect.event, effect.facts),
+            Halt: self._perform_halt,
+        }
+        own = config.nodes[name]
+        self.folder = DataFolder(own.data)
+        self.loop = Loop()
+        self.gateway = Gateway(self.on_submit)
+        self.server = Server(
+            self.loop,
+            {
+                "replicator.client": self.gateway.endpoint(),
+                "replicator.node": {"frame": self._on_frame},
+                "replicator.operator": {"status": lambda request: request.reply(self.status())},
+            },
+            host=own.host,
+            port=own.port,
+            message_bytes_max=config.limits.frame_bytes_max,
+            connections_max=config.limits.connections_max,
+            on_note=lambda event, facts: self.notes.take(event, facts),
+        )
+        self.names = Names(
+            self.loop,
+            config.name_server.host,
+            config.name_server.port,
+            refresh_ms=config.timing.name_refresh_ms,
+            connect_ms=config.timing.connect_ms,
+        )
+        self.names.register(f"replicator.{config.database.name}.node.{name}", self.server.uri("replicator.node"))
+        self.links = NodeLinks(self.loop, config, name, self.names, on_up=self._on_link_up, on_down=self._on_link_down)
+        self.arbiter = ArbiterClient(
+            self.loop, config, self.names, on_record=self._on_record, on_lost=lambda: self.give(ArbiterLost())
+        )
+        self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
+        self.loop.at_turn_end(self._on_turn_end)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop`, a signal, or a halt; then leave cleanly. Raises ReplicatorError if it halted."""
+        log = logger.bind(node=self.name)
+        log.info("node {node} listens at {address}", address=self.server.uri("replicator.client"))
+        self.arbiter.read()
+        self._on_timer()
+        try:
+            self.loop.run()
+            self._end()
+        finally:
+            self.close()
+        if self.halted_because:
+            raise ReplicatorError(f"node {self.name} halted: {self.halted_because}")
+        log.info("node {node} ended")
+
+    def stop(self) -> None:
+        """End from any thread."""
+        self.loop.stop()
+
+    def _end(self) -> None:
+        """Let held replies leave, take nothing new, take the name out of the phone book."""
+        self._is_ending = True
+        done: list[bool] = []
+        self.names.unregister_all(lambda: done.append(True))
+        end_s = time.monotonic() + LAST_REPLIES_MS / 1000
+        while time.monotonic() < end_s and not self.halted_because:
+            if done and (self.replica is None or not self.replica.active.in_flight):
+                break
+            self.loop.run_once(0.05)
+
+    def close(self) -> None:
+        """Give back sockets, folder, loop."""
+        self.links.close()
+        self.arbiter.close()
+        self.names.close()
+        self.server.close()
+        self.folder.close()
+        self.loop.close()
+
+    def _on_timer(self) -> None:
+        self._tick()
+        if self.replica is None:
+            self.arbiter.read()
+        self.loop.call_later(self._tick_s, self._on_timer)
+
+    def _tick(self) -> None:
+        """Tell the core the time, once a turn."""
+        if not self._is_ticked and self.replica is not None:
+            self._is_ticked = True
+            self.give(Tick(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000))
+
+    def _on_turn_end(self) -> None:
+        if self.replica is not None:
+            self.give(TurnEnded())
+        self._is_ticked = False
+
+    # -- step and effects --------------------------------------------------------------------------------------------
+
+    def give(self, given: Input) -> None:
+        """Step, and perform what follows, in order."""
+        if self.replica is None:
+            return
+        queue = self._queue
+        queue.extend(self.replica.step(given))
+        if self._is_performing:
+            return
+        self._is_performing = True
+        try:
+            performers = self._performers
+            while queue:
+                effect = queue.popleft()
+                performers[type(effect)](effect)
+        except StorageError as error:
+            queue.clear()
+            self._perform_halt(Halt(str(error)))
+        finally:
+            self._is_performing = False
+
+    def perform_execute(self, effect: Execute) -> None:
+        """Run a handler and give its outcome back."""
+        assert self.replica is not None
+        outcome = self.replica.execute(effect)
+        self._queue.extend(self.replica.step(Executed(effect.entry, outcome)))
+
+    def _perform_execute_read(self, effect: ExecuteRead) -> None:
+        assert self.replica is not None
+        outcome = self.replica.execute_read(effect)
+        self._queue.extend(self.replica.step(ReadDone(effect, outcome)))
+
+    def perform_send(self, effect: Send) -> None:
+        """Send a frame: an answer on the call it answers, a request on the link."""
+        assert self.replica is not None
+        frame = effect.frame
+        data = encode_frame(self.replica.state.database_id, frame)
+        if isinstance(frame, ANSWERS):
+            request = self._held.pop((effect.node, frame.request), None)
+            if request is not None:
+                request.reply(data)
+        else:
+            self.links.send(effect.node, data, self._on_answer)
+
+    def perform_reply(self, effect: Reply) -> None:
+        """Answer a client."""
+        sink, index = effect.token  # type: ignore[misc]
+        sink.put(index, effect.answer)  # type: ignore[has-type]
+
+    def _perform_write_view(self, effect: WriteView) -> None:
+        self.folder.write(effect.view.database_id, effect.view.number)
+
+    def _perform_halt(self, effect: Halt) -> None:
+        if not self.halted_because:
+            self.halted_because = effect.reason
+            self.notes.take("halted", {"reason": effect.reason})
+        self.loop.stop()
+
+    # -- inputs ------------------------------------------------------------------------------------------------------
+
+    def on_submit(self, token: Token, message: bytes, level: int, stale: bool) -> None:
+        """Take a client's message."""
+        if self.replica is None or self._is_ending:
+            sink, index = token
+            sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, False)))
+            return
+        self._tick()
+        self.give(Submitted(token, message, level, stale))
+
+    def _on_frame(self, request: Request, blob: object) -> None:
+        """Take a request frame of another node; its answer may come later."""
+        if self.replica is None:
+            request.refuse("this node has not read the view record yet")
+            return
+        try:
+            frame = decode_frame(self.replica.state.database_id, blob)
+            if isinstance(frame, ANSWERS):
+                raise UsageError(f"a {type(frame).__name__} frame is an answer, not a request")
+        except UsageError as error:
+            self.notes.take("peer_refused", {"peer": request.peer, "problem": str(error)})
+            request.refuse(str(error))
+            return
+        self._held[(frame.sender.name, frame.request)] = request
+        self._tick()
+        self.give(Received(frame))
+        if len(self._held) > self.config.limits.connections_max:
+            self._held.pop(next(iter(self._held)))
+
+    def _on_answer(self, data: object) -> None:
+        """Take the answer to a frame of ours."""
+        assert self.replica is not None
+        try:
+            frame: Frame = decode_frame(self.replica.state.database_id, data)
+        except UsageError as error:
+            self.notes.take("peer_refused", {"peer": "a node", "problem": str(error)})
+            return
+        self._tick()
+        self.give(Received(frame))
+
+    def _on_link_up(self, node: str) -> None:
+        self._tick()
+        self.give(LinkUp(node))
+
+    def _on_link_down(self, node: str, refused: bool) -> None:
+        self._tick()
+        self.give(LinkLost(node, refused))
+
+    def _on_record(self, view: View) -> None:
+        """Take the arbiter's record; the first one brings the replica to life."""
+        if self.replica is None:
+            if view.ack != self.config.database.ack:
+                reason = f"the database was initialised with ack = {view.ack!r}, the configuration says otherwise"
+                self._perform_halt(Halt(f"{reason} ({self.config.database.ack!r}): make them equal"))
+                return
+            database_id = self.folder.database_id or view.database_id
+            seed = random.SystemRandom().getrandbits(64)
+            self.replica = Replica(self.service, self.me, database_id, rules_of(self.config), seed=seed)
+            self._tick()
+            self.give(Started(self.folder.highest_view))
+        self._tick()
+        self.give(ViewChanged(view))
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, object]:
+        """Return what `replicator status` shows of this node."""
+        if self.replica is None:
+            return {
+                "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
+                "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
+                "mismatch": False, "fifo": 0, "remembered": 0, "rows": 0, "opened": False, "members": [],
+                "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
+            }  # fmt: skip
+        status = self.replica.status()
+        return {**status, "says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
+
+
+def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[Any]], Node] = Node) -> None:
+    """Run a node as this process, until SIGTERM or Ctrl-C. Raises ReplicatorError if it halts."""
+    service_class = load_service_class(config.database.service, folder=config.path.parent)
+    node = make(config, name, service_class())
+    node.loop.stop_on_signals()
+    node.run()
+
+

@@ -1,0 +1,76 @@
+"""Own how a node speaks: one human sentence for each Note of the core, and for its status.
+
+INFO is what an operator must see, WARNING needs a human today, ERROR precedes a halt, DEBUG is per transaction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+
+_SENTENCES: dict[str, tuple[str, str]] = {
+    "view_adopted": ("INFO", "view {view}: this node is {role}, the active is {active}"),
+    "proposed": ("INFO", "proposes view {view} with {active} as the active: {why}"),
+    "opened": ("INFO", "took over: open for messages in view {view} at seq {seq}, {open_txns} open transactions go on"),
+    "stepped_down": ("WARNING", "stepped down: view {view} has {active} as the active"),
+    "dropped_replies": ("WARNING", "dropped {count} held replies; their callers will repeat them at the new active"),
+    "joining": ("INFO", "node {node} joins; it is sent what follows seq {after}"),
+    "join_given_up": ("WARNING", "node {node} fell silent or too far behind while joining, at seq {at}"),
+    "stays_outside": ("WARNING", "stays outside: {because}"),
+    "takes_over_tail": ("INFO", "takes over the tail of {node}: entries {after} to {to}"),
+    "conflict": ("WARNING", "node {node} holds entry {seq} of view {view}, which this view does not have"),
+    "backup_problem": ("WARNING", "backup {node} answers {problem} at seq {seq}"),
+    "diverged": ("ERROR", "DIVERGED at seq {seq}, transaction {txn}: another outcome than the active's; rows: {keys}"),
+    "refused_stale_frame": ("INFO", "refused a frame of {sender} from old view {view}; ours is {ours}"),
+    "new_incarnation": ("INFO", "node {node} has restarted"),
+    "woke_up": ("WARNING", "was stopped or starved for {gap_ms} ms"),
+    "deadline": ("DEBUG", "transaction {txn} passed its deadline: {otherwise}"),
+    "halted": ("ERROR", "halts: {reason}"),
+    "peer_refused": ("WARNING", "refused what {peer} sent: {problem}"),
+}
+
+
+class Notes:
+    """Logs and counts Notes."""
+
+    def __init__(self, node: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self._log = logger.bind(node=node)
+
+    def take(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Log one Note."""
+        self.counts[event] += 1
+        if event == "handler_failed":
+            log = self._log.opt(exception=facts["failure"])
+            log.warning("a handler failed at seq {seq}, transaction {txn}", seq=facts["seq"], txn=facts["txn"])
+            return
+        level, sentence = _SENTENCES.get(event, ("DEBUG", f"{event} {dict(facts)!r}".replace("{", "{{").replace("}", "}}")))
+        self._log.log(level, sentence, **facts)
+
+
+def says(status: Mapping[str, Any]) -> str:
+    """Return one human sentence on a node's status."""
+    role = status["role"]
+    if role == "active":
+        if not status["opened"]:
+            return "waiting for a second node before the first message is accepted"
+        if status["mismatch"]:
+            return "serving alone: its messages are held by one node only"
+        behind = [f"{name} is {count} behind" for name, count in status["behind"].items() if count]
+        return "serving" + (f"; {', '.join(behind)}" if behind else "")
+    if role == "backup":
+        return f"in step with {status['active']}"
+    if role == "opening":
+        return "promoted: brings all level before it opens"
+    if role == "diverged":
+        return "stopped acking: its outcome of a message differed from the active's"
+    if role == "halted":
+        return "halted"
+    if status["because"]:
+        return f"outside: {status['because']}"
+    if not status["active"]:
+        return "waits for the database to be formed"
+    return f"outside: asks {status['active']} to join"

@@ -1,0 +1,294 @@
+"""Own what a user's service is: its handlers, their arguments and results, and the client object that mirrors it.
+
+A handler is one transaction step: it commits on return and changes nothing on `Abort` or any other exception. State lives
+in tables and TSD only; `Service.__setattr__` refuses state on `self`. Never does: run a handler (the core's executor
+does) or talk to a node (the client's invoker does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+
+from replicator.errors import BadArguments, UnknownHandler, UsageError
+from replicator.tables import T, Tables
+from replicator.values import Codec, codec_for
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="Service[Any]")
+
+
+class HandlerSpec:
+    """What is known of one handler: `name`, `readonly`, `parameters` (ordered names), codecs of arguments and result."""
+
+    __slots__ = ("_codecs", "_defaults", "function", "name", "parameters", "readonly", "result", "signature")
+
+    def __init__(self, name: str, function: Callable[..., Any], *, readonly: bool, where: str) -> None:
+        self.name = name
+        self.function = function
+        self.readonly = readonly
+        hints = typing.get_type_hints(function)
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[2:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+                raise UsageError(f"{where}: parameter {parameter} is not supported; name every argument")
+            if parameter.name not in hints:
+                raise UsageError(f"{where}: parameter {parameter.name!r} needs a type annotation")
+        if "return" not in hints:
+            raise UsageError(f"{where}: annotate what it returns (None if nothing)")
+        self.parameters = tuple(parameter.name for parameter in parameters)
+        self._codecs: dict[str, Codec] = {
+            name: codec_for(hints[name], f"{where}({name})") for name in self.parameters
+        }
+        self.result = codec_for(hints["return"], f"{where} result")
+        self._defaults: dict[str, Any] = {
+            parameter.name: self._codecs[parameter.name].to_plain(parameter.default, f"{where}({parameter.name})")
+            for parameter in parameters
+            if parameter.default is not parameter.empty
+        }
+        shown = ", ".join(f"{name}: {self._codecs[name].name}" for name in self.parameters)
+        self.signature = f"{name}({shown}) -> {self.result.name}"
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a call's arguments into `{name: plain value}`, defaults filled in.
+
+        Raises BadArguments naming the argument that is missing, unknown, doubled or of a wrong type.
+        """
+        parameters = self.parameters
+        if len(args) > len(parameters):
+            raise BadArguments(f"{self.name}: {len(args)} arguments given, it takes {len(parameters)}: {self.signature}")
+        given = dict(zip(parameters, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in self._codecs:
+                raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
+            if name in given:
+                raise BadArguments(f"{self.name}: argument {name!r} given twice: {self.signature}")
+            given[name] = value
+        return self._complete(given)
+
+    def _complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        for name in self.parameters:
+            if name in given:
+                try:
+                    plain[name] = self._codecs[name].to_plain(given[name], f"{self.name}: argument {name!r}")
+                except BadArguments:
+                    raise
+                except UsageError as error:
+                    raise BadArguments(str(error)) from error
+            elif name in self._defaults:
+                plain[name] = self._defaults[name]
+            else:
+                raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
+        return plain
+
+    def arguments_from_plain(self, plain: object) -> dict[str, Any]:
+        """Turn what came off the wire into typed arguments. Raises BadArguments; trusts nothing."""
+        if not isinstance(plain, dict):
+            raise BadArguments(f"{self.name}: arguments must be a map of names to values: {self.signature}")
+        if len(plain) != len(self.parameters) or any(name not in plain for name in self.parameters):
+            for name in plain:
+                if name not in self._codecs:
+                    raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
+            plain = {**self._defaults, **plain}
+        values: dict[str, Any] = {}
+        for name, codec in self._codecs.items():
+            if name not in plain:
+                raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
+            value = plain[name]
+            try:
+                if codec.is_plain:
+                    values[name] = codec.to_plain(value, name)
+                else:
+                    typed = codec.from_plain(value)
+                    codec.to_plain(typed, name)
+                    values[name] = typed
+            except (UsageError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise BadArguments(f"{self.name}: argument {name!r} does not fit {codec.name}: {error}") from error
+        return values
+
+    def result_from_plain(self, plain: Any) -> Any:
+        """Build the declared result type from a reply's plain value."""
+        return self.result.from_plain(plain)
+
+
+class Invoker(Protocol):
+    """What a client object calls: sends one message, waits for its reply."""
+
+    def invoke(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Send the message, return its result or raise its error."""
+
+
+class Handler(Generic[P, R]):
+    """A method marked `@handler`; on a client it shows the signature without `ctx` and sends a message."""
+
+    def __init__(self, function: Callable[..., R], *, readonly: bool) -> None:
+        self.function = function
+        self.readonly = readonly
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Handler[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[P, R]: ...
+    def __get__(self, instance: Any, owner: type) -> Handler[P, R] | Callable[P, R]:
+        if instance is None:
+            return self
+        invoker = instance.__dict__.get("_invoker")
+        if invoker is None:
+            return self._refuse_direct_call
+        return BoundHandler(invoker, instance.handlers()[self.name])
+
+    def _refuse_direct_call(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        raise UsageError(
+            f"handler {self.name!r} cannot be called on a service: connect() makes a client; "
+            "between handlers share code in plain functions"
+        )
+
+
+class BoundHandler:
+    """A handler of a client object: call it, or give it to `submit` and `reply`."""
+
+    __slots__ = ("invoker", "spec")
+
+    def __init__(self, invoker: Invoker, spec: HandlerSpec) -> None:
+        self.invoker = invoker
+        self.spec = spec
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.invoker.invoke(self.spec, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<handler {self.spec.signature}>"
+
+
+@overload
+def handler(function: Callable[Concatenate[Any, Any, P], R], /) -> Handler[P, R]: ...
+@overload
+def handler(*, readonly: bool = ...) -> Callable[[Callable[Concatenate[Any, Any, P], R]], Handler[P, R]]: ...
+def handler(function: Callable[..., Any] | None = None, /, *, readonly: bool = False) -> Any:
+    """Mark a method of a `Service` as a message handler.
+
+    With `readonly=True` it may not change anything; it runs on the active behind a barrier (linearizable), outside the
+    FIFO. See `Service` for an example.
+    """
+    if function is not None:
+        return Handler(function, readonly=False)
+    return lambda function: Handler(function, readonly=readonly)
+
+
+class Service(Generic[T]):
+    """A user's service: a class of message handlers over declared tables.
+
+        class Bank(Service[Ledger]):
+            @handler
+            def deposit(self, ctx: Context[Ledger], owner: str, cents: int) -> int:
+                balances = ctx.tables.balances
+                balances[owner] = balances.get(owner, 0) + cents
+                return balances[owner]
+
+    Raises UsageError at class creation for handlers that cannot be called from afar. `version` is part of the
+    fingerprint that nodes compare: raise it when a plain function that handlers use changes its meaning.
+    """
+
+    version: ClassVar[str] = "1"
+    _tables_class: ClassVar[type[Tables]]
+    _handlers: ClassVar[Mapping[str, HandlerSpec]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        tables_class = _declared_tables(cls)
+        if tables_class is None:
+            raise UsageError(f"{cls.__name__}: name its tables: class {cls.__name__}(Service[YourTables])")
+        cls._tables_class = tables_class
+        specs: dict[str, HandlerSpec] = {}
+        for name in dir(cls):
+            member = inspect.getattr_static(cls, name)
+            if isinstance(member, Handler):
+                where = f"{cls.__name__}.{name}"
+                specs[name] = HandlerSpec(name, member.function, readonly=member.readonly, where=where)
+        cls._handlers = specs
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise UsageError(f"{type(self).__name__}.{name}: a service keeps no state on self; use a table or ctx.tsd")
+
+    @classmethod
+    def handlers(cls) -> Mapping[str, HandlerSpec]:
+        """Return `{name: HandlerSpec}` of all handlers, in order of name."""
+        return cls._handlers
+
+    @classmethod
+    def tables_class(cls) -> type[Tables]:
+        """Return the declared `Tables` class."""
+        return cls._tables_class
+
+    @classmethod
+    def fingerprint(cls, *rules: object) -> bytes:
+        """Hash, into 8 bytes, what must be equal on all nodes: handlers, their code, tables, *rules*.
+
+        Two nodes whose fingerprints differ never replicate to each other (RELIABILITY.md, fault 67).
+        """
+        parts: list[object] = [cls.__name__, cls.version, *rules]
+        for name, spec in sorted(cls._handlers.items()):
+            code = spec.function.__code__
+            parts += [name, spec.readonly, spec.signature, code.co_code.hex(), repr(_constants(code))]
+        for name, key_codec, row_codec in cls._tables_class._schema:
+            parts += [name, key_codec.name, row_codec.name]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+
+
+def _constants(code: Any) -> list[object]:
+    """Return a code object's constants and names in a form that is equal in every process."""
+    found: list[object] = [code.co_names]
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            found.append((constant.co_code.hex(), _constants(constant)))
+        elif isinstance(constant, frozenset):
+            found.append(sorted(map(repr, constant)))
+        else:
+            found.append(repr(constant))
+    return found
+
+
+def _declared_tables(cls: type[Any]) -> type[Tables] | None:
+    for base in cls.__mro__:
+        for generic in getattr(base, "__orig_bases__", ()):
+            origin = typing.get_origin(generic)
+            if isinstance(origin, type) and issubclass(origin, Service):
+                for argument in typing.get_args(generic):
+                    if isinstance(argument, type) and issubclass(argument, Tables):
+                        return argument
+    return None
+
+
+def handler_of(service_class: type[Service[Any]], name: object) -> HandlerSpec:
+    """Return the handler named *name*. Raises UnknownHandler listing those there are."""
+    spec = service_class.handlers().get(name) if isinstance(name, str) else None
+    if spec is None:
+        known = ", ".join(service_class.handlers())
+        raise UnknownHandler(f"{service_class.__name__} has no handler {name!r}; it has: {known}")
+    return spec
+
+
+def make_client(service_class: type[S], invoker: Invoker) -> S:
+    """Make an object that claims to be the service and sends each call through *invoker*."""
+    client = object.__new__(service_class)
+    client.__dict__["_invoker"] = invoker
+    return client
+
+
+def invoker_of(client: object) -> Invoker:
+    """Return the invoker of a client object. Raises UsageError for anything else."""
+    invoker = getattr(client, "__dict__", {}).get("_invoker")
+    if invoker is None:
+        raise UsageError(f"expected a client made by connect(), got {client!r:.80}")
+    return typing.cast(Invoker, invoker)

@@ -1,0 +1,336 @@
+"""Own the replicated tables: their declaration, their rows in memory, and the overlay a handler writes on.
+
+Rows are kept as canonical packed bytes in key order (sortedcontainers). A handler sees `Table` objects of one
+`Workspace`: reads fall through to the committed rows, writes stay in the workspace until `Database.commit`, or vanish with
+`Workspace.discard`. Every committed row adds a 64-bit hash to its table's digest, so equal tables have equal digests
+whatever the order of the writes (claim: SEEDS.md section 4, digests instead of data).
+
+Invariants (`Database.check`): a table's digest equals the sum over its rows; keys iterate in their natural order on
+every node, never in the order of insertion.
+Never does: log, read a clock, or let a handler see another handler's uncommitted rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from collections.abc import Iterator, MutableMapping
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from sortedcontainers import SortedDict
+
+from replicator.errors import UsageError
+from replicator.values import Codec, codec_for, pack_checked
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+DIGEST_MASK = 2**64 - 1
+_blake2b = hashlib.blake2b
+_ABSENT = b"absent"  # compared by identity only
+_KEY_TYPES = "str, int, bytes or a tuple of these"
+
+
+class Change(NamedTuple):
+    """One changed row: table index, key, the key's packed bytes, and the new packed row (None: deleted)."""
+
+    table: int
+    key: Any
+    key_bytes: bytes
+    row: bytes | None
+
+
+def row_hash(table: int, key_bytes: bytes, row: bytes) -> int:
+    """Hash one row into 64 bits: blake2b over table index, length-prefixed key, row."""
+    head = table.to_bytes(2, "big") + len(key_bytes).to_bytes(4, "big")
+    return int.from_bytes(_blake2b(head + key_bytes + row, digest_size=8).digest(), "big")
+
+
+class Rows:
+    """The committed rows of one table: `{key: packed row}` in key order, and their digest."""
+
+    __slots__ = ("digest", "index", "key_codec", "name", "row_codec", "rows")
+
+    def __init__(self, index: int, name: str, key_codec: Codec, row_codec: Codec) -> None:
+        self.index = index
+        self.name = name
+        self.key_codec = key_codec
+        self.row_codec = row_codec
+        self.rows: SortedDict[Any, bytes] = SortedDict()
+        self.digest = 0
+
+    def apply(self, key: Any, key_bytes: bytes, row: bytes | None) -> None:
+        """Put or delete one row and move the digest along. O(log rows) for a new or deleted key, else O(1)."""
+        rows = self.rows
+        old = rows.get(key)
+        digest = self.digest
+        if old is not None:
+            digest -= row_hash(self.index, key_bytes, old)
+        if row is not None:
+            digest += row_hash(self.index, key_bytes, row)
+            rows[key] = row
+        elif old is not None:
+            del rows[key]
+        self.digest = digest & DIGEST_MASK
+
+    def _check(self) -> None:
+        total = sum(row_hash(self.index, pack_checked(key), row) for key, row in self.rows.items())
+        assert total & DIGEST_MASK == self.digest, f"digest of table {self.name} does not match its rows"
+
+
+class Table(MutableMapping[K, V], Generic[K, V]):
+    """A replicated mapping as a handler sees it: `ctx.tables.<name>`.
+
+    Behaves as a dict whose keys iterate in their natural order; rows are values or frozen records of the annotated type.
+    Iteration goes over the keys present when it began. Writes outside a handler, or in a readonly one, raise UsageError.
+
+    Example: `examples/prepaid/service.py`.
+    """
+
+    __slots__ = ("_changes", "_decode", "_rows", "_workspace")
+
+    def __init__(self, rows: Rows, workspace: Workspace[Any]) -> None:
+        self._rows = rows
+        self._workspace = workspace
+        self._changes: dict[Any, bytes | None] = {}
+        self._decode = rows.row_codec.decode
+
+    def __getitem__(self, key: K) -> V:
+        row = self._changes.get(key, _ABSENT)
+        if row is _ABSENT:
+            row = self._rows.rows.get(key)
+        if row is None:
+            raise KeyError(key)
+        return typing.cast(V, self._decode(row))
+
+    def get(self, key: K, default: Any = None) -> Any:
+        """Return the row of *key*, or *default* if there is none."""
+        row = self._changes.get(key, _ABSENT)
+        if row is _ABSENT:
+            row = self._rows.rows.get(key)
+        return default if row is None else self._decode(row)
+
+    def __contains__(self, key: object) -> bool:
+        row = self._changes.get(key, _ABSENT)
+        if row is _ABSENT:
+            return key in self._rows.rows
+        return row is not None
+
+    def __setitem__(self, key: K, value: V) -> None:
+        rows = self._rows
+        if not self._workspace.is_writable:
+            raise self._refusal("changed")
+        if key not in rows.rows:
+            rows.key_codec.to_plain(key, f"key of table {rows.name}")
+        self._changes[key] = rows.row_codec.encode(value, f"row {key!r} of table {rows.name}")
+
+    def __delitem__(self, key: K) -> None:
+        if not self._workspace.is_writable:
+            raise self._refusal("changed")
+        if key not in self:
+            raise KeyError(key)
+        self._changes[key] = None
+
+    def __iter__(self) -> Iterator[K]:
+        return self.keys_between(None, None)
+
+    def __len__(self) -> int:
+        rows = self._rows.rows
+        count = len(rows)
+        for key, row in self._changes.items():
+            if row is None:
+                count -= key in rows
+            else:
+                count += key not in rows
+        return count
+
+    def keys_between(self, first: K | None, last: K | None, *, reverse: bool = False) -> Iterator[K]:
+        """Iterate over the keys from *first* to *last*, both included (None: no bound), in key order.
+
+        O(log rows) to begin, O(1) a key; with uncommitted inserts also O(inserts log inserts) to begin.
+        """
+        rows = self._rows.rows
+        committed = rows.irange(first, last, reverse=reverse)
+        if not self._changes:
+            return typing.cast(Iterator[K], committed)
+        changes = dict(self._changes)
+        inserted = sorted(
+            (
+                key
+                for key, row in changes.items()
+                if row is not None and key not in rows and _is_between(key, first, last)
+            ),
+            reverse=reverse,
+        )
+        kept = (key for key in committed if changes.get(key, _ABSENT) is not None)
+        return _merge(kept, iter(inserted), reverse=reverse)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<Table {self._rows.name}: {len(self)} rows>"
+
+    def _refusal(self, what: str) -> UsageError:
+        return UsageError(f"table {self._rows.name} cannot be {what} here: only inside a handler that is not readonly")
+
+
+def _is_between(key: Any, first: Any, last: Any) -> bool:
+    return (first is None or key >= first) and (last is None or key <= last)
+
+
+def _merge(left: Iterator[Any], right: Iterator[Any], *, reverse: bool) -> Iterator[Any]:
+    """Merge two ordered iterators that share no key."""
+    end = object()
+    a: Any = next(left, end)
+    b: Any = next(right, end)
+    while a is not end and b is not end:
+        if (a < b) is not reverse:
+            yield a
+            a = next(left, end)
+        else:
+            yield b
+            b = next(right, end)
+    while a is not end:
+        yield a
+        a = next(left, end)
+    while b is not end:
+        yield b
+        b = next(right, end)
+
+
+class Tables:
+    """Declare the tables of a service, as annotations.
+
+        class Accounts(Tables):
+            cards: Table[str, Card]        # card number -> card
+
+    Keys are str, int, bytes or tuples of these; rows are plain values or frozen records. Raises UsageError at class
+    creation for anything that cannot be stored.
+    """
+
+    _schema: ClassVar[tuple[tuple[str, Codec, Codec], ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        hints = typing.get_type_hints(cls)
+        schema = []
+        for name, annotation in hints.items():
+            if name == "_schema":
+                continue
+            where = f"{cls.__name__}.{name}"
+            if typing.get_origin(annotation) is not Table:
+                raise UsageError(f"{where}: declare it as Table[key type, row type], got {annotation!r}")
+            key_type, row_type = typing.get_args(annotation)
+            schema.append((name, _key_codec(key_type, where), codec_for(row_type, f"{where} row")))
+        cls._schema = tuple(schema)
+
+
+def _key_codec(annotation: Any, where: str) -> Codec:
+    _check_key_type(annotation, where)
+    return codec_for(annotation, f"{where} key")
+
+
+def _check_key_type(annotation: Any, where: str) -> None:
+    if annotation in (str, int, bytes):
+        return
+    if isinstance(annotation, typing.NewType):
+        return _check_key_type(annotation.__supertype__, where)
+    if typing.get_origin(annotation) is tuple:
+        for argument in typing.get_args(annotation):
+            if argument is not Ellipsis:
+                _check_key_type(argument, where)
+        return
+    raise UsageError(f"{where}: a key must be {_KEY_TYPES}, as keys need one order everywhere; got {annotation!r}")
+
+
+T = TypeVar("T", bound=Tables)
+
+
+class Workspace(Generic[T]):
+    """One handler's view of the tables: an instance of the declared `Tables` class whose writes can be dropped.
+
+    Reused from one message to the next; `begin` opens it, `take_changes` or `discard` closes it.
+    """
+
+    __slots__ = ("_tables", "is_writable", "view")
+
+    def __init__(self, tables_class: type[T], rows: tuple[Rows, ...]) -> None:
+        self.is_writable = False
+        self.view: T = tables_class()
+        self._tables = tuple(Table[Any, Any](each, self) for each in rows)
+        for each, table in zip(rows, self._tables, strict=True):
+            setattr(self.view, each.name, table)
+
+    def begin(self, *, writable: bool) -> None:
+        """Open for one handler. The workspace must be clean."""
+        assert not self.is_writable
+        self.is_writable = writable
+
+    def take_changes(self) -> list[Change]:
+        """Close and return the changes, ordered by table and key bytes; the workspace is clean again."""
+        self.is_writable = False
+        changes: list[Change] = []
+        for index, table in enumerate(self._tables):
+            if table._changes:
+                rows = table._rows.rows
+                listed = [
+                    Change(index, key, pack_checked(key), row)
+                    for key, row in table._changes.items()
+                    if row is not None or key in rows
+                ]
+                if len(listed) > 1:
+                    listed.sort(key=_key_bytes)
+                changes += listed
+                table._changes = {}
+        return changes
+
+    def discard(self) -> None:
+        """Close and drop all changes."""
+        self.is_writable = False
+        for table in self._tables:
+            if table._changes:
+                table._changes = {}
+
+
+def _key_bytes(change: Change) -> bytes:
+    return change.key_bytes
+
+
+class Database(Generic[T]):
+    """All committed tables of one replica."""
+
+    def __init__(self, tables_class: type[T]) -> None:
+        self.tables_class = tables_class
+        self.tables = tuple(
+            Rows(index, name, key_codec, row_codec)
+            for index, (name, key_codec, row_codec) in enumerate(tables_class._schema)
+        )
+
+    def workspace(self) -> Workspace[T]:
+        """Make a workspace over the committed rows."""
+        return Workspace(self.tables_class, self.tables)
+
+    def commit(self, changes: list[Change]) -> None:
+        """Apply a handler's changes. O(changes)."""
+        tables = self.tables
+        for change in changes:
+            tables[change.table].apply(change.key, change.key_bytes, change.row)
+
+    @property
+    def digest(self) -> int:
+        """The 64-bit digest over all tables: equal tables, equal digests."""
+        return sum(table.digest for table in self.tables) & DIGEST_MASK
+
+    @property
+    def row_count(self) -> int:
+        """Rows in all tables."""
+        return sum(len(table.rows) for table in self.tables)
+
+    def check(self) -> None:
+        """Assert every invariant; O(rows), for tests and the simulator."""
+        for table in self.tables:
+            table._check()

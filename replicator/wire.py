@@ -1,0 +1,183 @@
+"""Own the bytes between processes: versioned frames between nodes, and the blobs between client, distributor and node.
+
+A frame is msgpack `[WIRE_VERSION, database id, kind, field, ...]`, fields in the order of the dataclass; an unknown version,
+kind, field count or type is refused with a clear error, never guessed. Decoders trust nothing: whatever the bytes, the result
+is a frame or UsageError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from replicator.core.messages import (
+    LEVELS,
+    Adopt,
+    Adopted,
+    Answer,
+    Facts,
+    Fetch,
+    Forward,
+    ForwardAck,
+    Frame,
+    Join,
+    JoinAnswer,
+    Level,
+    Ping,
+    Pong,
+    Refused,
+    Status,
+    Tail,
+    encode_message,
+    named_txn_id,
+    new_txn_id,
+)
+from replicator.core.views import Member
+from replicator.errors import UsageError
+from replicator.values import pack_wire, unpack_wire
+
+__all__ = [
+    "LEVELS",
+    "Answer",
+    "Facts",
+    "Level",
+    "Outgoing",
+    "Status",
+    "decode_answers",
+    "decode_frame",
+    "decode_submit",
+    "encode_answers",
+    "encode_frame",
+    "encode_message",
+    "encode_submit",
+    "named_txn_id",
+    "new_txn_id",
+]
+
+#: Raised when a frame changes shape; two versions never talk to each other.
+WIRE_VERSION = 1
+SUBMIT_VERSION = 1
+#: In `Outgoing.flags`: the caller accepts a stale read on a backup.
+FLAG_STALE = 1
+
+_KINDS: tuple[type[Any], ...] = (
+    Forward,
+    ForwardAck,
+    Adopt,
+    Adopted,
+    Fetch,
+    Tail,
+    Join,
+    JoinAnswer,
+    Ping,
+    Pong,
+    Refused,
+)
+_KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+_FIELD_NAMES = tuple(tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS)
+
+
+def _is_entries(value: object) -> bool:
+    return type(value) is tuple and all(type(item) is bytes for item in value)
+
+
+def _is_member(value: object) -> bool:
+    return type(value) is tuple and len(value) == 2 and all(type(item) is str for item in value)
+
+
+_CHECKS: dict[Any, Any] = {
+    int: lambda value: type(value) is int and value >= 0,
+    str: lambda value: type(value) is str,
+    bytes: lambda value: type(value) is bytes,
+    Member: _is_member,
+    tuple[bytes, ...]: _is_entries,
+}
+_FIELD_CHECKS = tuple(
+    tuple((name, _CHECKS[typing.get_type_hints(kind)[name]]) for name in names)
+    for kind, names in zip(_KINDS, _FIELD_NAMES, strict=True)
+)
+
+
+def encode_frame(database_id: str, frame: Frame) -> bytes:
+    """Pack a frame between nodes of one database."""
+    number = _KIND_NUMBERS[type(frame)]
+    return pack_wire([WIRE_VERSION, database_id, number, *[getattr(frame, name) for name in _FIELD_NAMES[number]]])
+
+
+def decode_frame(database_id: str, data: object) -> Frame:
+    """Unpack a frame. Raises UsageError for garbage, another version, or another database."""
+    if type(data) is not bytes:
+        raise UsageError("a frame must be bytes")
+    fields = unpack_wire(data)
+    if type(fields) is not tuple or len(fields) < 3 or fields[0] != WIRE_VERSION:
+        raise UsageError(f"not a frame of version {WIRE_VERSION}")
+    if fields[1] != database_id:
+        raise UsageError(f"a frame of database {fields[1]!r:.40} came to a node of database {database_id!r}")
+    number, values = fields[2], fields[3:]
+    if type(number) is not int or not 0 <= number < len(_KINDS):
+        raise UsageError(f"frame kind {number!r:.20} is unknown")
+    checks = _FIELD_CHECKS[number]
+    if len(values) != len(checks):
+        raise UsageError(f"a {_KINDS[number].__name__} frame has {len(checks)} fields, got {len(values)}")
+    for (name, check), value in zip(checks, values, strict=True):
+        if not check(value):
+            raise UsageError(f"field {name} of a {_KINDS[number].__name__} frame is of a wrong type")
+    made = [Member(*value) if name == "sender" else value for (name, _), value in zip(checks, values, strict=True)]
+    return typing.cast(Frame, _KINDS[number](*made))
+
+
+class Outgoing(NamedTuple):
+    """One message on its way: packed once, with what may change per hop beside it."""
+
+    message: bytes
+    remaining_ms: int
+    ack: int
+    flags: int
+
+
+def encode_submit(messages: Sequence[Outgoing]) -> bytes:
+    """Pack messages for one call of `submit`."""
+    return pack_wire([SUBMIT_VERSION, messages])
+
+
+def decode_submit(data: object) -> list[Outgoing]:
+    """Unpack a `submit` call. Raises UsageError on garbage."""
+    if type(data) is not bytes:
+        raise UsageError("submit takes one bytes argument")
+    fields = unpack_wire(data)
+    if type(fields) is not tuple or len(fields) != 2 or fields[0] != SUBMIT_VERSION or type(fields[1]) is not tuple:
+        raise UsageError(f"not a submit blob of version {SUBMIT_VERSION}")
+    messages: list[Outgoing] = []
+    for item in fields[1]:
+        if type(item) is not tuple or len(item) != 4:
+            raise UsageError("a submitted message must be [message, remaining_ms, ack, flags]")
+        message, remaining_ms, ack, flags = item
+        if type(message) is not bytes or type(remaining_ms) is not int or type(ack) is not int or type(flags) is not int:
+            raise UsageError("a submitted message must be [bytes, int, int, int]")
+        messages.append(Outgoing(message, remaining_ms, ack, flags))
+    return messages
+
+
+def encode_answers(answers: Sequence[Answer]) -> bytes:
+    """Pack the answers of one `submit` call, in the order of its messages."""
+    return pack_wire(answers)
+
+
+def decode_answers(data: object) -> list[Answer]:
+    """Unpack answers. Raises UsageError on garbage."""
+    if type(data) is not bytes:
+        raise UsageError("answers must be bytes")
+    items = unpack_wire(data)
+    if type(items) is not tuple:
+        raise UsageError("answers must be a list")
+    answers: list[Answer] = []
+    for item in items:
+        if type(item) is not tuple or len(item) != 3 or type(item[2]) is not tuple or len(item[2]) != 5:
+            raise UsageError("an answer must be [status, body, [view, seq, level, copies, mismatch]]")
+        status, body, facts = item
+        if type(status) is not int or type(body) is not bytes:
+            raise UsageError("an answer must be [int, bytes, facts]")
+        answers.append(Answer(status, body, Facts(*facts)))
+    return answers
