@@ -19,7 +19,7 @@ from replicator.values import check_plain, pack_checked, unpack
 _SEED_SHAPE = "{view}/{seq}/{seed}"
 
 
-class Abort(Exception):  # noqa: N818 - a verb on purpose: the handler aborts
+class Abort(Exception):
     """Refuse the message: nothing changed, and the refusal is the reply, remembered like any outcome.
 
         raise Abort("too little", owner=source, missing=120)

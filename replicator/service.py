@@ -42,9 +42,7 @@ class HandlerSpec:
         if "return" not in hints:
             raise UsageError(f"{where}: annotate what it returns (None if nothing)")
         self.parameters = tuple(parameter.name for parameter in parameters)
-        self._codecs: dict[str, Codec] = {
-            name: codec_for(hints[name], f"{where}({name})") for name in self.parameters
-        }
+        self._codecs: dict[str, Codec] = {name: codec_for(hints[name], f"{where}({name})") for name in self.parameters}
         self.result = codec_for(hints["return"], f"{where} result")
         self._defaults: dict[str, Any] = {
             parameter.name: self._codecs[parameter.name].to_plain(parameter.default, f"{where}({parameter.name})")
@@ -61,7 +59,9 @@ class HandlerSpec:
         """
         parameters = self.parameters
         if len(args) > len(parameters):
-            raise BadArguments(f"{self.name}: {len(args)} arguments given, it takes {len(parameters)}: {self.signature}")
+            raise BadArguments(
+                f"{self.name}: {len(args)} arguments given, it takes {len(parameters)}: {self.signature}"
+            )
         given = dict(zip(parameters, args, strict=False))
         for name, value in kwargs.items():
             if name not in self._codecs:

@@ -236,14 +236,14 @@ def _key_codec(annotation: Any, where: str) -> Codec:
 
 def _check_key_type(annotation: Any, where: str) -> None:
     if annotation in (str, int, bytes):
-        return
+        return None
     if isinstance(annotation, typing.NewType):
         return _check_key_type(annotation.__supertype__, where)
     if typing.get_origin(annotation) is tuple:
         for argument in typing.get_args(annotation):
             if argument is not Ellipsis:
                 _check_key_type(argument, where)
-        return
+        return None
     raise UsageError(f"{where}: a key must be {_KEY_TYPES}, as keys need one order everywhere; got {annotation!r}")
 
 

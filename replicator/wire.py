@@ -154,7 +154,12 @@ def decode_submit(data: object) -> list[Outgoing]:
         if type(item) is not tuple or len(item) != 4:
             raise UsageError("a submitted message must be [message, remaining_ms, ack, flags]")
         message, remaining_ms, ack, flags = item
-        if type(message) is not bytes or type(remaining_ms) is not int or type(ack) is not int or type(flags) is not int:
+        if (
+            type(message) is not bytes
+            or type(remaining_ms) is not int
+            or type(ack) is not int
+            or type(flags) is not int
+        ):
             raise UsageError("a submitted message must be [bytes, int, int, int]")
         messages.append(Outgoing(message, remaining_ms, ack, flags))
     return messages

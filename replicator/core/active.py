@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 
-from replicator.core.effects import Execute, ExecuteRead, Executed, ReadDone, Reply, Submitted
+from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.messages import (
     MESSAGE_HEAD,
     Answer,
@@ -47,12 +47,12 @@ class Peer:
         "acked_round",
         "answered",
         "asked_ms",
+        "heard_ms",
         "is_adopted",
         "is_joining",
         "is_outstanding",
         "last_seq",
         "last_view",
-        "heard_ms",
         "match_applied",
         "match_received",
         "member",
@@ -418,7 +418,9 @@ class Active:
         """Begin a view as its active: nothing is proved yet (V1)."""
         state = self.state
         self.peers = {
-            member.name: Peer(member, state.elapsed_ms, is_joining=False) for member in view.in_sync if member != state.me
+            member.name: Peer(member, state.elapsed_ms, is_joining=False)
+            for member in view.in_sync
+            if member != state.me
         }
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from replicator.core.active import refusal_body
-from replicator.core.effects import Execute, ExecuteRead, Executed, ReadDone, Reply, Submitted
+from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.messages import (
     Adopted,
     Answer,
@@ -230,5 +230,3 @@ class Backup:
         tokens = [read.token for read in self._stale]
         self._stale.clear()
         return tokens
-
-

@@ -358,9 +358,7 @@ class Council:
             state.role = Role.ACTIVE
             state.transactions.rearm()
             assert state.view is not None
-            state.note(
-                "opened", view=state.view.number, seq=fifo.last_seq, open_txns=len(state.transactions.open)
-            )
+            state.note("opened", view=state.view.number, seq=fifo.last_seq, open_txns=len(state.transactions.open))
 
     def _fetch_from(self, peer: Peer) -> None:
         state = self.state
@@ -493,5 +491,3 @@ class Council:
 
 def _name(member: Member | None) -> str:
     return "" if member is None else member.name
-
-

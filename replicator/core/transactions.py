@@ -138,7 +138,9 @@ class Transactions:
             return UnknownTransaction(f"no transaction {shown} is open here; begin with message 1")
         made_ms = created_ms(txn_id)
         if made_ms > now_ms + self.rules.max_skew_ms:
-            return BadArguments(f"transaction {shown} was made {made_ms - now_ms} ms in the future: set the caller's clock")
+            return BadArguments(
+                f"transaction {shown} was made {made_ms - now_ms} ms in the future: set the caller's clock"
+            )
         if 0 < made_ms <= self.watermark_ms:
             return TooLate(f"transaction {shown} is older than what is remembered; whether it took effect is not known")
         return Verdict.NEW

@@ -46,7 +46,17 @@ class View:
     def to_bytes(self) -> bytes:
         """Pack as the arbiter stores it."""
         return pack_wire(
-            [1, self.number, self.active, self.in_sync, self.members, self.safe, self.ack, self.database_id, self.opened]
+            [
+                1,
+                self.number,
+                self.active,
+                self.in_sync,
+                self.members,
+                self.safe,
+                self.ack,
+                self.database_id,
+                self.opened,
+            ]
         )
 
     @staticmethod
@@ -98,9 +108,7 @@ class View:
 def formed(base: View, me: Member) -> View:
     """Make the first view of a database that no message has reached: *me* alone; it opens once a backup is level."""
     assert not base.opened
-    return replace(
-        base, number=base.number + 1, active=me, in_sync=(me,), safe=False, opened=len(base.members) == 1
-    )
+    return replace(base, number=base.number + 1, active=me, in_sync=(me,), safe=False, opened=len(base.members) == 1)
 
 
 def shrunk(base: View, me: Member, gone: Member) -> View:

@@ -16,7 +16,7 @@ from replicator.values import unpack, unpack_wire
 from replicator.wire import FLAG_STALE, decode_submit, encode_answers
 
 #: (token, message bytes, level, accepts a stale read)
-Submit = Callable[[object, bytes, int, bool], None]
+Submit = Callable[["Token", bytes, int, bool], None]
 
 
 class Batch:

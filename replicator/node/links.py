@@ -106,7 +106,13 @@ class ArbiterClient:
     """Reads and proposes view records; every call ends in a record or in "unknown" (V5)."""
 
     def __init__(
-        self, loop: Loop, config: Config, names: Names, *, on_record: Callable[[View], None], on_lost: Callable[[], None]
+        self,
+        loop: Loop,
+        config: Config,
+        names: Names,
+        *,
+        on_record: Callable[[View], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._on_record = on_record
         self._on_lost = on_lost

@@ -24,7 +24,9 @@ def load_service_class(spec: str, *, folder: Path | None = None) -> type[Service
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"[database] service = {spec!r}: module {error.name!r} is not found on the Python path") from error
+        raise ConfigError(
+            f"[database] service = {spec!r}: module {error.name!r} is not found on the Python path"
+        ) from error
     except UsageError as error:
         raise ConfigError(f"[database] service = {spec!r}: {error}") from error
     service_class = getattr(module, class_name, None)

@@ -7,6 +7,7 @@ next one. A failed write halts the node.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import time
@@ -59,6 +60,8 @@ from replicator.wire import decode_frame, encode_frame
 
 #: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
 TICKS_PER_HEARTBEAT = 4
+#: Young objects before a collection (default 700), and how many of those before the older ones are looked through.
+GC_THRESHOLDS = (50_000, 50, 1_000)
 #: At SIGTERM: how long held replies may still leave.
 LAST_REPLIES_MS = 1_000
 
@@ -156,7 +159,7 @@ class Node:
     def run(self) -> None:
         """Serve until `stop`, a signal, or a halt; then leave cleanly. Raises ReplicatorError if it halted."""
         log = logger.bind(node=self.name)
-        log.info("node {node} listens at {address}", address=self.server.uri("replicator.client"))
+        log.info("listens at {address}", address=self.server.uri("replicator.client"))
         self.arbiter.read()
         self._on_timer()
         try:
@@ -166,7 +169,7 @@ class Node:
             self.close()
         if self.halted_because:
             raise ReplicatorError(f"node {self.name} halted: {self.halted_because}")
-        log.info("node {node} ended")
+        log.info("ended")
 
     def stop(self) -> None:
         """End from any thread."""
@@ -352,6 +355,9 @@ def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[
     service_class = load_service_class(config.database.service, folder=config.path.parent)
     node = make(config, name, service_class())
     node.loop.stop_on_signals()
+    # Rows and remembered replies live long and form no cycles: looking through a million of them again and again would
+    # stop the loop for a second each time. What cycles handlers make is still collected, rarely.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     node.run()
-
-

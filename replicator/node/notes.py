@@ -38,16 +38,18 @@ class Notes:
 
     def __init__(self, node: str) -> None:
         self.counts: Counter[str] = Counter()
-        self._log = logger.bind(node=node)
+        self._log = logger.bind(node=node).opt(capture=False)
 
     def take(self, event: str, facts: Mapping[str, Any]) -> None:
         """Log one Note."""
         self.counts[event] += 1
         if event == "handler_failed":
-            log = self._log.opt(exception=facts["failure"])
+            log = self._log.opt(exception=facts["failure"], capture=False)
             log.warning("a handler failed at seq {seq}, transaction {txn}", seq=facts["seq"], txn=facts["txn"])
             return
-        level, sentence = _SENTENCES.get(event, ("DEBUG", f"{event} {dict(facts)!r}".replace("{", "{{").replace("}", "}}")))
+        level, sentence = _SENTENCES.get(
+            event, ("DEBUG", f"{event} {dict(facts)!r}".replace("{", "{{").replace("}", "}}"))
+        )
         self._log.log(level, sentence, **facts)
 
 

@@ -110,7 +110,9 @@ class Node:
 class World:
     """Nodes, network, arbiter, clock."""
 
-    def __init__(self, service: type[Service[Any]], names: str = "ab", rules: Rules | None = None, **changes: Any) -> None:
+    def __init__(
+        self, service: type[Service[Any]], names: str = "ab", rules: Rules | None = None, **changes: Any
+    ) -> None:
         self.service = service
         self.rules = rules or Rules(**changes)
         self.network: deque[tuple[Member, str, bytes]] = deque()
@@ -228,7 +230,15 @@ class World:
     # -- clients -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, node: str, txn: str, msg_no: int, handler: str, *, level: Level = Level.SERVICE, stale: bool = False, **args: Any
+        self,
+        node: str,
+        txn: str,
+        msg_no: int,
+        handler: str,
+        *,
+        level: Level = Level.SERVICE,
+        stale: bool = False,
+        **args: Any,
     ) -> object:
         """Give a message to a node, without waiting; return its token."""
         self.tokens += 1
@@ -259,7 +269,9 @@ class World:
     @property
     def active(self) -> Node:
         """The node that serves."""
-        [node] = [node for node in self.nodes.values() if node.is_alive and node.role is Role.ACTIVE and not node.is_stopped]
+        [node] = [
+            node for node in self.nodes.values() if node.is_alive and node.role is Role.ACTIVE and not node.is_stopped
+        ]
         return node
 
     @property
@@ -273,7 +285,8 @@ class World:
     def transcript(self) -> str:
         """The Notes as a readable story."""
         return "\n".join(
-            f"{name:>2} {event:<16} {json.dumps(facts, default=str, sort_keys=True)}" for name, event, facts in self.notes
+            f"{name:>2} {event:<16} {json.dumps(facts, default=str, sort_keys=True)}"
+            for name, event, facts in self.notes
         )
 
     def check(self) -> None:

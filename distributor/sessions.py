@@ -1,0 +1,88 @@
+"""Own what belongs together among messages: one client's transaction, and the messages of one `submit` call.
+
+Pure, as routing is. `Conversation` numbers the messages of a transaction at the client; `Blob` gathers the answers of
+one `submit` call at the distributor process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replicator.core.messages import Answer, Status, encode_message
+from replicator.errors import TransactionError
+from replicator.wire import encode_answers
+
+#: Outcomes that a node remembers: the next message has the next number.
+_REMEMBERED = frozenset((Status.DONE, Status.ABORTED, Status.FAILED))
+#: The caller was told to repeat, so nothing but the same message may follow.
+_UNSETTLED = frozenset((Status.UNKNOWN, Status.UNAVAILABLE))
+
+
+class Conversation:
+    """One transaction as its client sees it: which message number comes next, and whether the last one is settled.
+
+        open --begin--> on its way --settle(DONE, ABORTED, FAILED)--> open, next number
+                                   --settle(REFUSED, OVERLOADED)----> open, same number
+                                   --settle(UNKNOWN, UNAVAILABLE)---> unsettled --begin, same message--> on its way
+
+    Not for two threads at once: its owner holds a lock.
+    """
+
+    __slots__ = ("_is_on_its_way", "_unsettled", "msg_no", "txn_id")
+
+    def __init__(self, txn_id: bytes) -> None:
+        self.txn_id = txn_id
+        self.msg_no = 1
+        self._unsettled = b""
+        self._is_on_its_way = False
+
+    def begin(self, handler: str, arguments: Mapping[str, Any]) -> bytes:
+        """Pack the next message, or the very same bytes again if the last one is unsettled and this is it.
+
+        Raises: TransactionError, and nothing changes.
+        """
+        message = encode_message(self.txn_id, self.msg_no, handler, dict(arguments))
+        if self._is_on_its_way:
+            raise TransactionError(
+                f"message {self.msg_no} of the transaction is still on its way; wait for its reply before {handler!r}",
+                txn_id=self.txn_id.hex(),
+            )
+        if self._unsettled and message != self._unsettled:
+            raise TransactionError(
+                f"message {self.msg_no} of the transaction is unsettled, its outcome is not known: repeat it, "
+                f"with the same arguments, before {handler!r}",
+                txn_id=self.txn_id.hex(),
+            )
+        self._is_on_its_way = True
+        return message
+
+    def settle(self, message: bytes, status: int) -> None:
+        """Take the outcome of the message on its way."""
+        assert self._is_on_its_way
+        self._is_on_its_way = False
+        self._unsettled = b""
+        if status in _REMEMBERED:
+            self.msg_no += 1
+        elif status in _UNSETTLED:
+            self._unsettled = message
+
+
+class Blob:
+    """The messages of one `submit` call: `reply` gets the packed answers, in their order, once the last is there."""
+
+    __slots__ = ("_answers", "_missing", "_reply")
+
+    def __init__(self, reply: Callable[[bytes], None], count: int) -> None:
+        assert count > 0
+        self._reply = reply
+        self._answers: dict[int, Answer] = {}
+        self._missing = count
+
+    def put(self, index: int, answer: Answer) -> None:
+        """Take the answer to message *index*, once."""
+        assert index not in self._answers, "a message was answered twice"
+        self._answers[index] = answer
+        self._missing -= 1
+        if not self._missing:
+            self._reply(encode_answers([self._answers[at] for at in range(len(self._answers))]))

@@ -1,0 +1,71 @@
+"""Own what routing keeps of a message on its way and of a node; the rules of change are routing's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRules:
+    """Limits: `silence_ms` without an answer means a lost node; batches are capped by entries and bytes.
+
+    `requests_max` bounds what is held in all.
+    """
+
+    silence_ms: int
+    batch_entries_max: int = 256
+    batch_bytes_max: int = 65_536
+    requests_max: int = 100_000
+
+
+class Request:
+    """One message on its way; `token` is whatever the driver wants back with its answer."""
+
+    __slots__ = ("ack", "deadline_ms", "flags", "is_done", "is_out", "is_unknown", "message", "number", "token")
+
+    def __init__(self, number: int, token: object, message: bytes, ack: int, flags: int, deadline_ms: int) -> None:
+        self.number = number
+        self.token = token
+        self.message = message
+        self.ack = ack
+        self.flags = flags
+        self.deadline_ms = deadline_ms
+        self.is_done = False
+        self.is_out = False  # outstanding at a node
+        self.is_unknown = False  # some send of it may have been accepted
+
+
+class LinkState(Enum):
+    """A node's link as the driver last reported it."""
+
+    DOWN = "down"
+    CONNECTING = "connecting"
+    UP = "up"
+
+
+class NodeState:
+    """What is known of one node, and what is outstanding there."""
+
+    __slots__ = (
+        "call",
+        "entries_max",
+        "is_probe",
+        "link",
+        "name",
+        "outstanding",
+        "rest_ms",
+        "rest_until_ms",
+        "since_ms",
+    )
+
+    def __init__(self, name: str, entries_max: int) -> None:
+        self.name = name
+        self.link = LinkState.DOWN
+        self.outstanding: list[Request] | None = None
+        self.call = 0  # number of the last call
+        self.since_ms = 0  # when the outstanding call, or the connecting, began
+        self.is_probe = False
+        self.rest_ms = 0  # the last rest, doubled next time; 0 after a good answer
+        self.rest_until_ms = 0
+        self.entries_max = entries_max

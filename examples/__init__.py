@@ -1,0 +1,1 @@
+"""Examples: whole services, each with its own data, driver and audit."""

@@ -1,0 +1,87 @@
+"""Own the arbiter's door: the register as a Pyro object, inside the distributor process or as one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loguru import logger
+
+from replicator.arbiter.embedded import Register
+from replicator.config import Config
+from replicator.core.views import View
+from replicator.errors import ReplicatorError
+from replicator.transport import Loop, Names, Request, Server
+
+OBJECT_ID = "replicator.arbiter"
+
+
+def arbiter_endpoints(register: Register) -> dict[str, Callable[..., None]]:
+    """Return the exposed methods of the register."""
+
+    def answer(request: Request, action: Callable[[], bytes]) -> None:
+        try:
+            record = action()
+        except ReplicatorError as error:
+            request.refuse(str(error))
+        else:
+            request.reply(record)
+
+    def on_read(request: Request, partition: object) -> None:
+        if type(partition) is not str:
+            request.refuse("read takes (partition: text)")
+            return
+        answer(request, lambda: register.read(partition))
+
+    def on_propose(request: Request, partition: object, base: object, record: object) -> None:
+        if type(partition) is not str or type(base) is not int or type(record) is not bytes:
+            request.refuse("propose takes (partition: text, base: whole number, record: bytes)")
+            return
+
+        def action() -> bytes:
+            stored = register.propose(partition, base, record)
+            is_accepted = stored == record
+            view = View.from_bytes(stored)
+            active = view.active.name if view.active is not None else "nobody"
+            logger.bind(node="arb").info(
+                "{verdict} a proposal from view {base}: view {view}, active {active}, in sync {in_sync}",
+                verdict="accepted" if is_accepted else "refused",
+                base=base,
+                view=view.number,
+                active=active,
+                in_sync=", ".join(member.name for member in view.in_sync),
+            )
+            return stored
+
+        answer(request, action)
+
+    return {"read": on_read, "propose": on_propose}
+
+
+def run_arbiter(config: Config) -> None:
+    """Run the arbiter as this process, until SIGTERM or Ctrl-C. Raises StorageError, ConfigError."""
+    with Register(config.arbiter_file) as register:
+        loop = Loop()
+        server = Server(
+            loop,
+            {OBJECT_ID: arbiter_endpoints(register)},
+            host=config.arbiter.host,
+            port=config.arbiter.port,
+            message_bytes_max=config.limits.frame_bytes_max,
+            connections_max=config.limits.connections_max,
+        )
+        names = Names(
+            loop,
+            config.name_server.host,
+            config.name_server.port,
+            refresh_ms=config.timing.name_refresh_ms,
+            connect_ms=config.timing.connect_ms,
+        )
+        names.register(f"replicator.{config.database.name}.arbiter", server.uri(OBJECT_ID))
+        loop.stop_on_signals()
+        logger.bind(node="arb").info("the arbiter listens at {address}", address=server.uri(OBJECT_ID))
+        try:
+            loop.run()
+        finally:
+            names.close()
+            server.close()
+            loop.close()

@@ -1,0 +1,132 @@
+"""Own the `replicator` command. Each sub-command's --help teaches it with an example."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from replicator.cli_common import exit_on_error, setup_logging
+from replicator.cli_status import run_status
+from replicator.config import describe, load
+
+_EPILOG = """
+a deployment in five lines:
+  pyro5-ns &                                   # the name server, a phone book
+  replicator init-database prepaid.toml        # once: writes the first view record
+  distributor run prepaid.toml &               # holds the arbiter, and distributes
+  replicator node prepaid.toml --name a &
+  replicator node prepaid.toml --name b &
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(
+        prog="replicator",
+        description="Run and watch a replicated service: one logical database on two or more nodes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name != "demo":
+            command.add_argument("file", type=Path, metavar="FILE", help="the configuration, a TOML file")
+        return command
+
+    node = add(
+        "node",
+        "run one node",
+        "Run one node of the database as this process, until SIGTERM or Ctrl-C.\n\n"
+        "  replicator node prepaid.toml --name a\n\n"
+        "The node waits for the arbiter, joins the database, and says each change of its role in one line. Its data\n"
+        "folder is locked: the same node cannot run twice.",
+    )
+    node.add_argument("--name", required=True, help="which [nodes.NAME] of the configuration this is")
+    arbiter = add(
+        "arbiter",
+        "run the arbiter alone",
+        "Run the arbiter as a process of its own; else the distributor process holds it.\n\n"
+        "  replicator arbiter prepaid.toml\n\n"
+        "It keeps one record: who is active, and who is in sync. It is asked only when that changes.",
+    )
+    for command in (node, arbiter):
+        command.add_argument("--verbose", action="store_true", help="log every transaction, too")
+    status = add(
+        "status",
+        "show every node, one line each",
+        "Show every node: role, view, seq, lag behind the furthest, replies held, open transactions, digest, one sentence.\n\n"
+        "  replicator status prepaid.toml --watch\n  replicator status prepaid.toml -o json\n\n"
+        "Equal digests at equal seq mean equal data. Exit status 0 if an active node serves, else 1.",
+    )
+    status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
+    status.add_argument(
+        "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
+    )
+    add(
+        "config",
+        "print the configuration in force",
+        "Check the file whole and print everything that is in force, defaults included, with units and reasons.\n\n"
+        "  replicator config prepaid.toml",
+    )
+    init = add(
+        "init-database",
+        "write the first view record",
+        "Write the first view record, with a new database id. Without it nothing starts, so that no node ever begins\n"
+        "empty by mistake.\n\n  replicator init-database prepaid.toml",
+    )
+    init.add_argument("--again", action="store_true", help="begin anew over an existing record: ALL DATA IS GIVEN UP")
+    demo = add(
+        "demo",
+        "play prepaid calls and kill the active node",
+        "Start a whole deployment, play prepaid calls, kill the active node while calls are open, audit to the cent.\n"
+        "Takes the options of `python -m examples.prepaid.demo --help`.\n\n  replicator demo --kills 2 --seed 7",
+    )
+    demo.add_argument("options", nargs=argparse.REMAINDER, help="passed on to the demo")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["demo"] and given[1:2] not in (["-h"], ["--help"]):
+        return subprocess.run([sys.executable, "-m", "examples.prepaid.demo", *given[1:]], check=False).returncode
+    arguments = parser().parse_args(given)
+    return exit_on_error("replicator", lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a parsed command. Raises ReplicatorError."""
+    config = load(arguments.file)
+    command: str = arguments.command
+    if command == "status":
+        return run_status(config, watch=arguments.watch, output=arguments.output)
+    if command == "config":
+        print(describe(config), end="")
+        return 0
+    if command == "init-database":
+        from replicator.arbiter.embedded import init_database
+
+        view = init_database(config, again=arguments.again)
+        print(f"database {config.database.name} initialised, id {view.database_id}; members: {', '.join(view.members)}")
+        return 0
+    setup_logging(verbose=arguments.verbose)
+    if command == "node":
+        from replicator.node import run_node
+
+        run_node(config, arguments.name)
+    else:
+        from replicator.arbiter.server import run_arbiter
+
+        run_arbiter(config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

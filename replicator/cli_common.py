@@ -1,0 +1,43 @@
+"""Own what all commands share: logging to the terminal, one clean line for an error, exit statuses.
+
+Exit status 0: done; 1: the answer is no; 2: an error, said in one line on standard error; 130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from loguru import logger
+
+from replicator.errors import ReplicatorError
+
+_FORMAT = "{time:HH:mm:ss.SSS} {level: <7} {extra[node]: <4} {message}"
+
+
+def setup_logging(*, verbose: bool) -> None:
+    """Log this process's story to standard error: one line per change of role; with *verbose* every transaction's too.
+
+    Tracebacks are shown without the values of variables, which may be a customer's data.
+    """
+    logger.remove()
+    logger.configure(extra={"node": "-"})
+    level = "DEBUG" if verbose else "INFO"
+    logger.add(sys.stderr, level=level, format=_FORMAT, diagnose=False, backtrace=False)
+    for package in ("replicator", "distributor"):
+        logger.enable(package)
+
+
+def exit_on_error(program: str, action: Callable[[], int]) -> int:
+    """Run a command; turn errors into one line and an exit status."""
+    try:
+        return action()
+    except ReplicatorError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone: not our fault, and nothing can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130

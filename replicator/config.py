@@ -1,0 +1,274 @@
+"""Own the configuration: one TOML file, read once, checked whole before anything starts.
+
+Every key has a type, a unit, a default and a reason; an unknown or misspelt one is an error that names the file, the key and
+the nearest known name. Paths are relative to the file's folder. Never does: keep a default elsewhere, or read the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import json
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from replicator.errors import ConfigError
+
+S = TypeVar("S")
+
+
+def _key(default: Any, doc: str) -> Any:
+    """Declare a key with its documentation."""
+    if default is dataclasses.MISSING:
+        return field(metadata={"doc": doc})
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseConfig:
+    """`[database]`: what is run, and how sure a reply is."""
+
+    name: str = _key(dataclasses.MISSING, "names the logical database; part of every name in the name server")
+    service: str = _key(dataclasses.MISSING, 'the service class, as "module:Class"')
+    ack: str = _key("applied", "a reply leaves when every in-sync node has: async (nothing), received, applied")
+    store: str = _key("memory", "where rows are kept; memory: nothing survives the process")
+    on_no_backup: str = _key("continue", "without any backup: continue (replies say mismatch) or stop")
+
+
+@dataclass(frozen=True, slots=True)
+class NameServerConfig:
+    """`[name_server]`: the ordinary pyro5-ns; a phone book, never asked who is active."""
+
+    host: str = _key("127.0.0.1", "where pyro5-ns listens")
+    port: int = _key(9090, "its port")
+
+
+@dataclass(frozen=True, slots=True)
+class ArbiterConfig:
+    """`[arbiter]`: keeps the view record."""
+
+    url: str = _key("embedded:arbiter.sqlite", "embedded:FILE, a SQLite file served by the distributor process")
+    host: str = _key("127.0.0.1", "where `replicator arbiter` listens when it runs on its own")
+    port: int = _key(0, "its port; 0: any, found by name")
+
+
+@dataclass(frozen=True, slots=True)
+class DistributorConfig:
+    """`[distributor]`: the distributor as a process of its own."""
+
+    host: str = _key("127.0.0.1", "where `distributor run` listens")
+    port: int = _key(0, "its port; 0: any, found by name")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """`[nodes.NAME]`: one node."""
+
+    host: str = _key("127.0.0.1", "where the node listens")
+    port: int = _key(0, "its port; 0: any, found by name")
+    data: Path = _key(Path("data"), "its data folder (default: data-NAME beside the file); locked while it runs")
+    insecure: bool = _key(False, "allow a host that is not loopback, without encryption: on a private network only")
+
+
+@dataclass(frozen=True, slots=True)
+class TimingConfig:
+    """`[timing]`: when to try; no promise rests on any of these."""
+
+    heartbeat_ms: int = _key(200, "ms between signs of life of an idle active")
+    suspect_ms: int = _key(1_000, "ms of silence after which another node is taken for dead")
+    connect_ms: int = _key(500, "ms that making a connection may take")
+    call_timeout_ms: int = _key(10_000, "ms a client waits for a reply before it says OutcomeUnknown")
+    retain_ms: int = _key(600_000, "ms of header time for which a finished transaction's reply is remembered")
+    retain_named_ms: int = _key(86_400_000, "the same for transactions whose id the caller chose")
+    max_skew_ms: int = _key(60_000, "ms a caller's clock may be ahead of the active's")
+    name_refresh_ms: int = _key(2_000, "ms between registrations at the name server, which may have forgotten them")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """`[limits]`: everything that can grow has a bound here, and a defined answer when it is reached."""
+
+    message_bytes_max: int = _key(1 << 20, "bytes of one packed message; above: MessageTooLarge")
+    frame_bytes_max: int = _key(
+        16 << 20, "bytes of one frame on a socket: a full batch of large messages; above: closed"
+    )
+    batch_entries_max: int = _key(256, "messages in one forward; more only adds latency")
+    batch_bytes_max: int = _key(65_536, "bytes in one forward, unless one message alone is larger")
+    fifo_entries_max: int = _key(100_000, "messages that some backup does not hold yet; above: Overloaded")
+    fifo_bytes_max: int = _key(64 << 20, "their bytes; above: Overloaded")
+    log_entries_max: int = _key(50_000, "messages kept for a node that joins or returns soon")
+    log_bytes_max: int = _key(64 << 20, "their bytes")
+    tsd_bytes_max: int = _key(65_536, "bytes of one transaction's TSD; above: the handler fails")
+    open_txns_max: int = _key(100_000, "open transactions; above: Overloaded")
+    remembered_replies_max: int = _key(1_000_000, "remembered replies (about 500 bytes each); above: Overloaded")
+    deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
+    connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")
+    rows_max: int = _key(10_000_000, "rows in memory (at 280 bytes each, 2.8 GB); above: Overloaded")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One whole configuration file."""
+
+    path: Path
+    database: DatabaseConfig
+    name_server: NameServerConfig
+    arbiter: ArbiterConfig
+    distributor: DistributorConfig
+    nodes: Mapping[str, NodeConfig]
+    timing: TimingConfig
+    limits: LimitsConfig
+
+    @property
+    def arbiter_file(self) -> Path:
+        """The SQLite file of the embedded arbiter."""
+        return self.path.parent / self.arbiter.url.removeprefix("embedded:")
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "database": DatabaseConfig,
+    "name_server": NameServerConfig,
+    "arbiter": ArbiterConfig,
+    "distributor": DistributorConfig,
+    "timing": TimingConfig,
+    "limits": LimitsConfig,
+}
+_SHOWN = {str: "text in quotes", int: "a whole number", bool: "true or false", Path: "a path in quotes"}
+
+
+def load(path: Path | str) -> Config:
+    """Read and check a configuration file. Raises ConfigError naming file, key and what to do."""
+    path = Path(path).absolute()
+    try:
+        with open(path, "rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    _refuse_unknown(path, "", content, [*_SECTIONS, "nodes"])
+    sections = {name: _section(path, name, content.get(name, {}), kind) for name, kind in _SECTIONS.items()}
+    config = Config(path=path, nodes=_nodes(path, content), **sections)
+    _check(config)
+    return config
+
+
+def _nodes(path: Path, content: Mapping[str, Any]) -> dict[str, NodeConfig]:
+    tables = content.get("nodes", {})
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f"{path}: nodes: name at least one node, as [nodes.a]")
+    nodes: dict[str, NodeConfig] = {}
+    for name, table in tables.items():
+        if not name.isidentifier():
+            raise ConfigError(
+                f"{path}: nodes.{name}: a node's name must be letters, digits and _, beginning with a letter"
+            )
+        node = _section(path, f"nodes.{name}", table, NodeConfig)
+        data = node.data if "data" in table else Path(f"data-{name}")
+        nodes[name] = dataclasses.replace(node, data=path.parent / data)
+    return nodes
+
+
+def _section(path: Path, name: str, table: object, kind: type[S]) -> S:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {name}: must be a section, [{name}]")
+    fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    _refuse_unknown(path, f"{name}.", table, list(fields))
+    values: dict[str, Any] = {}
+    for key, each in fields.items():
+        if key not in table:
+            if each.default is dataclasses.MISSING:
+                raise ConfigError(f"{path}: {name}.{key}: is missing: {each.metadata['doc']}")
+            continue
+        value, wanted = table[key], hints[key]
+        if type(value) is not (str if wanted is Path else wanted):
+            raise ConfigError(f"{path}: {name}.{key}: must be {_SHOWN[wanted]}, got {value!r}")
+        values[key] = Path(value) if wanted is Path else value
+    return kind(**values)
+
+
+def _refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], known: list[str]) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known are: {', '.join(known)}"
+            raise ConfigError(f"{path}: {prefix}{key}: is unknown{hint}")
+
+
+def _check(config: Config) -> None:
+    """Check values and the relations between them."""
+
+    def demand(claim: bool, key: str, sentence: str) -> None:
+        if not claim:
+            raise ConfigError(f"{config.path}: {key}: {sentence}")
+
+    database, timing, limits = config.database, config.timing, config.limits
+    demand(database.name.isidentifier(), "database.name", "must be letters, digits and _, beginning with a letter")
+    module, colon, name = database.service.partition(":")
+    demand(bool(module and colon and name.isidentifier()), "database.service", 'must be "module:Class"')
+    demand(
+        database.ack in ("async", "received", "applied", "durable"),
+        "database.ack",
+        f"must be async, received or applied, got {database.ack!r}",
+    )
+    demand(
+        database.store == "memory", "database.store", f'must be "memory" (no other store yet), got {database.store!r}'
+    )
+    demand(database.ack != "durable", "database.ack", 'durable needs a store on disk; store = "memory" keeps nothing')
+    demand(database.on_no_backup in ("continue", "stop"), "database.on_no_backup", "must be continue or stop")
+    demand(config.arbiter.url.startswith("embedded:"), "arbiter.url", 'must be "embedded:FILE" (no other arbiter yet)')
+    for section, values in (("timing", timing), ("limits", limits)):
+        for each in dataclasses.fields(values):
+            demand(getattr(values, each.name) > 0, f"{section}.{each.name}", "must be greater than 0")
+    demand(timing.heartbeat_ms * 3 <= timing.suspect_ms, "timing.suspect_ms", "must be at least 3 * heartbeat_ms")
+    demand(timing.connect_ms <= timing.suspect_ms, "timing.connect_ms", "must be at most suspect_ms")
+    demand(timing.call_timeout_ms < timing.retain_ms, "timing.retain_ms", "must be greater than call_timeout_ms")
+    demand(
+        limits.message_bytes_max + limits.batch_bytes_max + 1024 <= limits.frame_bytes_max,
+        "limits.frame_bytes_max",
+        "must have room for message_bytes_max + batch_bytes_max + 1024",
+    )
+    ports = {"name_server.port": config.name_server.port, "arbiter.port": config.arbiter.port}
+    ports["distributor.port"] = config.distributor.port
+    hosts = {"arbiter.host": (config.arbiter.host, False), "distributor.host": (config.distributor.host, False)}
+    for name, node in config.nodes.items():
+        ports[f"nodes.{name}.port"] = node.port
+        hosts[f"nodes.{name}.host"] = (node.host, node.insecure)
+    for key, port in ports.items():
+        demand(0 <= port < 65_536, key, f"must be a port from 0 to 65535, got {port}")
+    for key, (host, is_allowed) in hosts.items():
+        demand(
+            is_allowed or _is_loopback(host), key, f"{host} is not loopback: without encryption, say insecure = true"
+        )
+    folders = [node.data for node in config.nodes.values()]
+    demand(len(set(folders)) == len(folders), "nodes", "two nodes have the same data folder")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def describe(config: Config) -> str:
+    """Return everything in force, as TOML with each key's meaning and whether it is a default."""
+    lines = [f"# in force, read from {config.path}"]
+    parts: list[tuple[str, Any]] = [(name, getattr(config, name)) for name in _SECTIONS]
+    parts[4:4] = [(f"nodes.{name}", node) for name, node in config.nodes.items()]
+    for name, section in parts:
+        lines += ["", f"[{name}]"]
+        for each in dataclasses.fields(section):
+            value = getattr(section, each.name)
+            shown = json.dumps(str(value) if isinstance(value, Path) else value)
+            mark = "default; " if value == each.default else ""
+            lines.append(f"{each.name} = {shown}  # {mark}{each.metadata['doc']}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Tools for tests of services, shipped to users. `deployment` runs real processes."""

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""The door to everything: makes its own virtual environment, then runs what you ask for.
+
+    python3 run.py demo     play prepaid calls and kill the active node in the middle of them; ends with an audit
+    python3 run.py test     ruff, mypy --strict, pytest; more arguments go to pytest
+    python3 run.py bench    throughput and latency beside stock Pyro5, in one run
+
+Needs nothing but Python 3.11 or later; `python3 run.py demo --help` tells what a command takes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "installed-from"
+SOURCES = ("pyproject.toml", "setup.cfg")
+
+
+def fail(text: str) -> None:
+    """Say what is wrong and end."""
+    print(f"run.py: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def wanted_stamp() -> str:
+    """Name what an environment is made from: this Python, and what the project needs."""
+    digest = hashlib.sha256(repr((sys.version, str(ROOT))).encode())
+    for name in SOURCES:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def ensure_environment() -> None:
+    """Make the environment, or make it anew if what it was made from has changed. Safe if two do it at once."""
+    stamp = wanted_stamp()
+    with open(ROOT / ".venv.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if STAMP.exists() and STAMP.read_text() == stamp and PYTHON.exists():
+            return
+        print("run.py: setting up the virtual environment .venv (once) ...", flush=True)
+        shutil.rmtree(VENV, ignore_errors=True)
+        try:
+            import ensurepip  # noqa: F401 - only to see whether it is there
+            import venv
+        except ImportError:
+            fail("this Python lacks the venv module; on Debian or Ubuntu: apt-get install python3-venv")
+            return
+        venv.EnvBuilder(with_pip=True).create(VENV)
+        quietly([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-e", ".[test]"])
+        STAMP.write_text(stamp)
+
+
+def quietly(command: list[str]) -> None:
+    """Run a command; show its output only if it fails."""
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        print(done.stdout, file=sys.stderr)
+        fail(f"`{' '.join(command)}` ended with status {done.returncode}")
+
+
+def run(title: str, *arguments: str) -> int:
+    """Run a step in the environment and return its exit status."""
+    if title:
+        print(f"--- {title}", flush=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    try:
+        return subprocess.run([str(PYTHON), *arguments], cwd=ROOT, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def test(arguments: list[str]) -> int:
+    """Everything that must hold: style, types, behaviour. Ends at the first failure."""
+    steps = [
+        ("ruff check", "ruff", "check", "."),
+        ("ruff format", "ruff", "format", "--check", "."),
+        ("mypy --strict", "mypy"),
+    ]
+    for title, *step in steps:
+        code = run(title, "-m", *step)
+        if code:
+            return code
+    return run("pytest", "-m", "pytest", "-n", str(max(2, os.cpu_count() or 2)), "--dist", "worksteal", *arguments)
+
+
+def main() -> int:
+    """Run the command named by the first argument."""
+    if sys.version_info < (3, 11):
+        fail(f"needs Python 3.11 or later, this is {sys.version.split()[0]}")
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if len(sys.argv) > 1 else 2
+    command, arguments = sys.argv[1], sys.argv[2:]
+    commands = {
+        "demo": lambda: run("", "-m", "examples.prepaid.demo", *arguments),
+        "test": lambda: test(arguments),
+        "bench": lambda: run("", "-m", "benchmarks", *arguments),
+    }
+    if command not in commands:
+        fail(f"unknown command {command!r}; there are: {', '.join(commands)}")
+    ensure_environment()
+    return commands[command]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

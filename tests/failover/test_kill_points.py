@@ -1,0 +1,63 @@
+"""kill -9 at named points of a message's way, on real processes: no message lost, none doubled."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from replicator.testing.deployment import Deployment
+from tests.failover.callers import Tally, audit, join, start_callers
+
+POINTS_OF_THE_ACTIVE = ("before_execute", "after_execute", "after_forward")
+POINTS_OF_A_BACKUP = ("before_ack", "after_ack")
+MESSAGES = {"first": "start", "middle": "add", "last": "finish"}
+
+
+def deployment(folder: Path, ack: str, fault: str) -> Deployment:
+    """Nodes a and b; both carry the fault, which only bites in the role that it names."""
+    return Deployment(
+        folder,
+        service="tests.failover.service:Payments",
+        ack=ack,
+        timing={"heartbeat_ms": 100, "suspect_ms": 1_000},
+        node_env={node: {"REPLICATOR_FAULT": fault} for node in ("a", "b")},
+        node_module="replicator.testing.faulty_node",
+    )
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("ack", ["received", "applied"])
+@pytest.mark.parametrize("message", MESSAGES)
+@pytest.mark.parametrize("point", POINTS_OF_THE_ACTIVE)
+def test_the_active_dies_at(point: str, message: str, ack: str, tmp_path: Path) -> None:
+    """Two callers play while the active kills itself; the backup, whose count is higher, finishes everything."""
+    with deployment(tmp_path, ack, f"{point}:{MESSAGES[message]}:3") as nodes:
+        first = nodes.active()
+        other = "b" if first == "a" else "a"
+        nodes_survive(nodes, first, other)
+
+
+def nodes_survive(nodes: Deployment, dies: str, survives: str) -> None:
+    """Play until the node has died by its own hand; the other must have finished what it began."""
+    tally = Tally()
+    threads = start_callers(nodes.config_path, tally, callers=2, count=2)
+    join(threads, tally)
+    assert nodes.wait_for_end(dies) == -signal.SIGKILL
+    assert nodes.active() == survives
+    audit(nodes.config_path, tally)
+    assert tally.messages == 2 * 2 * 4
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("ack", ["received", "applied"])
+@pytest.mark.parametrize("point", POINTS_OF_A_BACKUP)
+def test_the_backup_dies_at(point: str, ack: str, tmp_path: Path) -> None:
+    """The active removes its dead backup from the view, then goes on alone and says so."""
+    with deployment(tmp_path, ack, f"{point}:add:3") as nodes:
+        active = nodes.active()
+        backup = "b" if active == "a" else "a"
+        nodes_survive(nodes, backup, active)
+        [line] = [line for line in nodes.status() if line.name == active]
+        assert line.fields["mismatch"] is True

@@ -1,0 +1,162 @@
+"""House rules as tests: layers, purity of the core, sizes. Read from the syntax trees, so nothing is imported here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 50
+
+#: A module imports only from its own layer and those before it.
+LAYERS = (
+    ("replicator.errors",),
+    ("replicator.values",),
+    ("replicator.config",),
+    ("replicator.tables",),
+    ("replicator.context",),
+    ("replicator.service",),
+    ("replicator.core",),
+    ("replicator.wire",),
+    ("replicator.transport",),
+    ("replicator.arbiter",),
+    ("replicator.node",),
+    ("distributor",),
+    ("replicator.client",),
+    ("replicator.cli_common", "replicator.cli_status", "replicator.cli", "replicator.__main__"),
+    ("replicator.testing",),
+)
+#: The distributor's own command sits above the layer of its package.
+EXCEPTIONS = {("distributor.cli", "replicator.cli_common"), ("distributor.__main__", "distributor.cli")}
+#: What the core may import besides itself and the layers before it.
+CORE_MAY_IMPORT = {
+    "__future__", "collections", "collections.abc", "dataclasses", "enum", "hashlib", "heapq", "random", "struct", "typing",
+    "zlib",
+}  # fmt: skip
+PACKAGES = ("replicator", "distributor")
+CHECKED = (*PACKAGES, "examples", "benchmarks", "tests")
+
+
+def modules(*packages: str) -> Iterator[tuple[str, Path]]:
+    """Yield (dotted name, path) of every module."""
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield (module, line) of every import of a file, those in functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            assert node.module is not None
+            yield node.module, node.lineno
+
+
+def layer(module: str) -> int | None:
+    """Return the number of a module's layer; None if it has none."""
+    for number, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return number
+    return None
+
+
+def test_a_module_imports_only_from_layers_before_it() -> None:
+    """The order of DESIGN.md section 5; the package's own __init__ is the one door and may import all."""
+    wrong = []
+    for module, path in modules(*PACKAGES):
+        mine = layer(module)
+        if module == "replicator":
+            continue
+        assert mine is not None, f"{module} is in no layer: name one in LAYERS"
+        for imported, line in imports(path):
+            theirs = layer(imported)
+            if theirs is not None and theirs > mine and (module, imported) not in EXCEPTIONS:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {module} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_core_is_pure() -> None:
+    """No clock, thread, socket, file or log can even be named in core/, and no set is iterated by accident."""
+    wrong = []
+    for module, path in modules("replicator"):
+        if not module.startswith("replicator.core"):
+            continue
+        for imported, line in imports(path):
+            if not imported.startswith("replicator.") and imported not in CORE_MAY_IMPORT:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {imported}")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Set | ast.SetComp):
+                wrong.append(f"{path.relative_to(ROOT)}: iterates over a set")
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("hash", "open", "id")
+            ):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: calls {node.func.id}()")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_transport_imports_pyro() -> None:
+    """Pyro5 is behind transport/, so that it can be pinned, hardened, replaced."""
+    wrong = [
+        f"{path}:{line}"
+        for module, path in modules(*PACKAGES)
+        for imported, line in imports(path)
+        if imported.split(".")[0] == "Pyro5" and not module.startswith("replicator.transport")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", CHECKED)
+def test_files_and_functions_are_short(package: str) -> None:
+    """Under 500 lines a file, under 50 a function."""
+    wrong = []
+    for _, path in modules(package):
+        text = path.read_text()
+        lines = text.count("\n")
+        if lines >= FILE_LINES_MAX:
+            wrong.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[0]
+                start = first.end_lineno if isinstance(first, ast.Expr) and len(node.body) > 1 else node.lineno
+                length = (node.end_lineno or 0) - (start or 0)
+                if length >= FUNCTION_LINES_MAX:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {length} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_says_what_it_owns() -> None:
+    """A module docstring everywhere, a docstring on every public class and function of the library."""
+    wrong = []
+    for module, path in modules(*PACKAGES):
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree):
+            wrong.append(f"{module}: no docstring")
+        for node in tree.body:
+            is_public = isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+            if is_public and not ast.get_docstring(node):  # type: ignore[arg-type]
+                wrong.append(f"{module}.{node.name}: no docstring")  # type: ignore[attr-defined]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_is_left_for_later() -> None:
+    """No reminders and no sleeping for luck in the library."""
+    words = ("TO" + "DO", "FIX" + "ME", "X" + "XX", "time.sleep(", "NotImplementedError")
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {word}"
+        for _, path in modules(*PACKAGES, "examples")
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for word in words
+        if word in line
+    ]
+    assert not wrong, "\n".join(wrong)

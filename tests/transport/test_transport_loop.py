@@ -1,0 +1,157 @@
+"""The order of a turn, timers, wake-ups and signals, on both kinds of poller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from replicator.transport import Loop
+from replicator.transport.loop import CANCELLED_TIMERS_MAX, READ, WRITE, SelectorPoller
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture(params=[None, SelectorPoller], ids=["default", "selectors"])
+def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
+    """A loop on either poller."""
+    made = Loop(request.param() if request.param else None)
+    with contextlib.closing(made):
+        yield made
+
+
+class Watched:
+    """Notes what the loop tells it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.events: list[str] = []
+
+    def on_readable(self) -> None:
+        self.sock.recv(100)
+        self.events.append("read")
+
+    def on_writable(self) -> None:
+        self.events.append("write")
+
+
+def test_timers_run_in_order_of_their_time_and_cancelled_ones_never(loop: Loop) -> None:
+    """Equal times keep the order of their making."""
+    ran: list[str] = []
+    loop.call_later(0.02, lambda: ran.append("late"))
+    gone = loop.call_later(0.0, lambda: ran.append("cancelled"))
+    loop.call_later(0.0, lambda: ran.append("a"))
+    loop.call_later(0.0, lambda: ran.append("b"))
+    gone.cancel()
+    gone.cancel()
+    while "late" not in ran:
+        loop.run_once()
+    assert ran == ["a", "b", "late"]
+
+
+def test_cancelled_timers_do_not_pile_up(loop: Loop) -> None:
+    """Timeouts of calls that were answered are thrown away long before their time."""
+    for _ in range(5 * CANCELLED_TIMERS_MAX):
+        loop.call_later(3600, lambda: None).cancel()
+    assert len(loop._timers) <= CANCELLED_TIMERS_MAX + 1
+
+
+def test_a_turn_has_one_order(loop: Loop) -> None:
+    """Sockets, then callbacks, then timers, then the turn's end, then flushes."""
+    ran: list[str] = []
+    ours, theirs = socket.socketpair()
+
+    class Order:
+        def on_readable(self) -> None:
+            ours.recv(1)
+            ran.append("socket")
+            loop.call_soon(lambda: ran.append("soon"))
+            loop.flush_at_turn_end(self)
+
+        def on_writable(self) -> None:
+            raise AssertionError
+
+        def flush(self) -> None:
+            ran.append("flush")
+
+    with ours, theirs:
+        loop.watch(ours.fileno(), Order(), READ)
+        loop.call_later(0.0, lambda: ran.append("timer"))
+        loop.at_turn_end(lambda: ran.append("end"))
+        theirs.send(b"x")
+        loop.run_once()
+        loop.unwatch(ours.fileno())
+    assert ran == ["socket", "soon", "timer", "end", "flush"]
+
+
+def test_watching_for_writing_can_be_changed(loop: Loop) -> None:
+    """A socket with room is writable at once, and only told so while that is wanted."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watched = Watched(ours)
+        loop.watch(ours.fileno(), watched, READ | WRITE)
+        theirs.send(b"x")
+        loop.run_once(1.0)
+        assert watched.events == ["read", "write"]
+        loop.watch_for(ours.fileno(), READ)
+        loop.run_once(0.0)
+        assert watched.events == ["read", "write"]
+        loop.unwatch(ours.fileno())
+
+
+def test_callbacks_from_other_threads_wake_the_loop(loop: Loop) -> None:
+    """The loop waits for ever; every callback runs in its thread, in order."""
+    ran: list[tuple[int, int]] = []
+
+    def send() -> None:
+        for number in range(1000):
+            loop.call_soon_threadsafe(lambda number=number: ran.append((number, threading.get_ident())))  # type: ignore[misc]
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    loop.run()
+    thread.join()
+    assert ran == [(number, threading.get_ident()) for number in range(1000)]
+
+
+def test_stop_before_run_counts(loop: Loop) -> None:
+    """A signal during the start is not lost."""
+    loop.stop()
+    loop.run()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_the_loop_without_an_exception(loop: Loop, number: signal.Signals) -> None:
+    """The turn is finished, `run` returns, and the handlers of before are given back."""
+    before = signal.getsignal(number)
+    finished: list[bool] = []
+
+    def on_timer() -> None:
+        os.kill(os.getpid(), number)
+        finished.append(True)
+
+    loop.stop_on_signals()
+    loop.call_later(0.01, on_timer)
+    loop.run()
+    assert finished == [True]
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), number))
+    timer.start()
+    loop.run()
+    timer.join()
+    loop_close_keeps(loop, number, before)
+
+
+def loop_close_keeps(loop: Loop, number: signal.Signals, before: object) -> None:
+    """Close a second loop: the handlers of before it come back."""
+    mine: Callable[..., object] | int | None = signal.getsignal(number)
+    with contextlib.closing(Loop()) as other:
+        other.stop_on_signals()
+        assert signal.getsignal(number) != mine
+    assert signal.getsignal(number) == mine
+    assert mine != before
