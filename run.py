@@ -98,7 +98,7 @@ def test(arguments: list[str]) -> int:
 
 def main() -> int:
     """Run the command named by the first argument."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - a newcomer's Python may be older
         fail(f"needs Python 3.11 or later, this is {sys.version.split()[0]}")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)

@@ -40,7 +40,7 @@ def serve_pyro(kind: str) -> None:
     Pyro5.config.SERVERTYPE = kind
     Pyro5.config.SERIALIZER = "msgpack"
 
-    @Pyro5.api.expose  # type: ignore[untyped-decorator]
+    @Pyro5.api.expose
     class Echo:
         def echo(self, data: object) -> object:
             return data

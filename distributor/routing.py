@@ -224,9 +224,16 @@ class Routing:
                 wake_ms = min(wake_ms, node.rest_until_ms)
         return wake_ms
 
-    def next_deadline_ms(self) -> int | None:
+    def deadline_bound_ms(self) -> int | None:
         """Return a time before which `expire` has nothing to do; None if nothing is held."""
         return self._deadline_ms if self.count else None
+
+    def earliest_deadline_ms(self, horizon_ms: int) -> int | None:
+        """Return the earliest deadline if before *horizon_ms*, else None. O(1) when surely not, else O(requests)."""
+        if not self.count or self._deadline_ms >= horizon_ms:
+            return None
+        self._deadline_ms = min(request.deadline_ms for request in self._held() if not request.is_done)
+        return self._deadline_ms if self._deadline_ms < horizon_ms else None
 
     def status(self) -> dict[str, object]:
         """Return what `status` shows."""

@@ -57,6 +57,10 @@ class Conversation:
         self._is_on_its_way = True
         return message
 
+    def read(self, handler: str, arguments: Mapping[str, Any]) -> bytes:
+        """Pack a readonly message: it belongs to the transaction, and is not counted."""
+        return encode_message(self.txn_id, self.msg_no, handler, dict(arguments))
+
     def settle(self, message: bytes, status: int) -> None:
         """Take the outcome of the message on its way."""
         assert self._is_on_its_way

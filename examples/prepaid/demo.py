@@ -131,7 +131,8 @@ class Demo:
         self.story.tell(f"all in sync; {self._roles()}; ack mode {self.options.ack}")
 
     def _roles(self) -> str:
-        lines = sorted(self.deployment.status(), key=lambda line: (not line.is_active, line.name))
+        answering = [line for line in self.deployment.status() if line.view]
+        lines = sorted(answering, key=lambda line: (not line.is_active, line.name))
         return ", ".join(f"{line.name} is {line.role} in view {line.view}" for line in lines)
 
     def _moments(self, rows: Sequence[Row]) -> list[int]:

@@ -137,7 +137,7 @@ class Node:
             port=own.port,
             message_bytes_max=config.limits.frame_bytes_max,
             connections_max=config.limits.connections_max,
-            on_note=lambda event, facts: self.notes.take(event, facts),
+            on_note=self.notes.take,
         )
         self.names = Names(
             self.loop,

@@ -6,8 +6,9 @@
 Tests, benchmarks and the demo start their processes here and nowhere else. Every process writes to `<name>.log` in the
 folder. All ports are chosen by the system: the name server's is read from its own output, the others are found by name.
 
-Invariants: `close` leaves no process behind, whatever happened before, and may be called twice; every wait is bounded
-and ends with an error that shows the logs. Never does: look into a process; it knows what `replicator status` says.
+Invariants: `close` leaves no process behind, whatever happened before, and may be called twice; without it, they end
+with this process (`lifeline.py`). Every wait is bounded and ends with an error that shows the logs. Never does: look
+into a process; it knows what `replicator status` says.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from replicator.errors import ReplicatorError
 
 NAME_SERVER = "name-server"
 DISTRIBUTOR = "distributor"
+LIFELINE = "replicator.testing.lifeline"
 #: Between two looks at something outside that cannot call back (a file, a process, a status).
 POLL_S = 0.02
 #: A process that has not ended so long after SIGTERM is killed.
@@ -51,6 +53,12 @@ class _Process:
     popen: subprocess.Popen[bytes]
     log: IO[bytes]
     is_stopped: bool = False
+
+    def close_files(self) -> None:
+        """Close our ends of its input and output; it has ended."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+        self.log.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +202,13 @@ class Deployment:
             old = self._processes.pop(name, None)
             assert old is None or old.popen.poll() is not None, f"{name} is running"
             if old is not None:
-                old.log.close()
+                old.close_files()
             log = (self.folder / f"{name}.log").open("ab")
             # An own session: Ctrl-C in the terminal reaches us alone, and we end them in order.
+            # Should we be killed ourselves, the end of their standard input ends them.
             popen = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", LIFELINE, *arguments],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(more),
@@ -207,8 +216,8 @@ class Deployment:
             )
             self._processes[name] = _Process(popen, log)
 
-    def _run_command(self, *arguments: str) -> str:
-        """Run a command to its end and return its output. Raises DeploymentError."""
+    def _run_command(self, *arguments: str, good: Sequence[int] = (0,)) -> str:
+        """Run a command to its end and return its output. Raises DeploymentError if its exit status is not *good*."""
         self._refuse_if_cancelled()
         shown = " ".join(arguments)
         try:
@@ -223,16 +232,16 @@ class Deployment:
             )
         except subprocess.TimeoutExpired as error:
             raise self._error(f"`{shown}` did not end within {self._start_s:g} s") from error
-        if done.returncode != 0:
+        if done.returncode not in good:
             raise self._error(f"`{shown}` ended with status {done.returncode}: {done.stderr.strip()[-2_000:]}")
         return done.stdout
 
     # what is going on
 
     def status(self) -> list[NodeStatus]:
-        """Ask `replicator status -o json`: one NodeStatus for each node that answers."""
-        text = self._run_command(self._cli_module, "status", str(self.config_path), "-o", "json")
-        return parse_status(text)
+        """Ask `replicator status -o json`: one NodeStatus for each node, with role "unreachable" if it is silent."""
+        text = self._run_command(self._cli_module, "status", str(self.config_path), "-o", "json", good=(0, 1))
+        return parse_status(text)  # exit status 1: no node is open for messages
 
     def active(self) -> str:
         """Return the name of the active node. Raises DeploymentError if none answers as the active."""
@@ -362,7 +371,7 @@ class Deployment:
                 except subprocess.TimeoutExpired:
                     process.popen.kill()
                     process.popen.wait()
-                process.log.close()
+                process.close_files()
 
     def __enter__(self) -> Self:
         self.start()
@@ -375,10 +384,12 @@ class Deployment:
 
 
 def parse_status(text: str) -> list[NodeStatus]:
-    """Read the output of `replicator status -o json`."""
-    found = json.loads(text)
-    lines = found["nodes"] if isinstance(found, dict) else found
-    return [NodeStatus(str(line["node"]), str(line["role"]), int(line.get("view") or 0), line) for line in lines]
+    """Read the output of `replicator status -o json`. Raises DeploymentError on anything else."""
+    try:
+        lines = json.loads(text)
+        return [NodeStatus(str(line["node"]), str(line["role"]), int(line["view"]), line) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeploymentError(f"`replicator status` printed no list of nodes but {text[:200]!r}") from error
 
 
 def is_in_sync(lines: Sequence[NodeStatus], wanted: set[str]) -> bool:

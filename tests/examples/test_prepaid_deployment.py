@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import tomllib
 from pathlib import Path
@@ -10,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from replicator.testing.deployment import DISTRIBUTOR, NAME_SERVER, Deployment, DeploymentError, NodeStatus, is_in_sync
+from replicator.testing.deployment import (
+    DISTRIBUTOR,
+    NAME_SERVER,
+    Deployment,
+    DeploymentError,
+    NodeStatus,
+    is_in_sync,
+    parse_status,
+)
 from tests.examples.fake_cli import is_alive
 
 FAKE = "tests.examples.fake_cli"
@@ -133,3 +143,33 @@ def test_in_sync_means_one_active_and_the_others_backups_in_one_view(
 ) -> None:
     lines = [NodeStatus(name, role, view) for name, (role, view) in roles.items()]
     assert is_in_sync(lines, {"a", "b"}) is expected
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '[{"node": "a"}]'])
+def test_a_status_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(DeploymentError, match="printed no list of nodes"):
+        parse_status(text)
+
+
+STARTER = """
+import sys
+from pathlib import Path
+from tests.examples.test_prepaid_deployment import make, pids
+deployment = make(Path(sys.argv[1]))
+deployment.start()
+print(*pids(deployment), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_processes_of_a_killed_parent_end_as_well(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", STARTER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        started = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(started) == len(ALL)
+    pause = threading.Event()
+    while any(map(is_alive, started)):  # bounded by the mark above
+        pause.wait(0.02)

@@ -1,0 +1,395 @@
+"""Own the distributor inside a client's process: the callers' own threads drive the routing, one of them at a time.
+
+A thread that finds nobody at it becomes the *leader*: it sends what waits, its own message and those of others in one
+call, hands out the answers, and passes the lead on when its own is there. One caller alone so has no thread hop at all,
+and many coalesce by themselves (PERFORMANCE.md, "coalesce at every hop"). Messages without a waiting thread (`start`)
+have a background thread, begun with the first of them: it leads when nobody else does, and calls back.
+
+Invariants: at most one leader, and only the leader touches links; routing, followers and tickets are touched under the
+lock only; no callback and no input or output happens under the lock; a thread that waits gives itself up at its deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from loguru import logger
+
+from distributor.addresses import Finder
+from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.routing import NO_FACTS, RETRY_AFTER_MS, Routing
+from distributor.states import Request, RoutingRules
+from replicator.errors import LinkLost, UsageError
+from replicator.transport import BlockingLink
+from replicator.values import pack_wire
+from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, encode_submit
+
+OBJECT_ID = "replicator.client"
+#: How long `close` waits for the background thread to call back for the last time.
+JOIN_S = 2.0
+
+_lock_type = threading.Lock
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRules:
+    """Bounds of the links to nodes."""
+
+    connect_ms: int
+    frame_bytes_max: int
+
+
+class Ticket:
+    """A caller's place; `gate` is held while a follower waits, `on_answer` is there instead when nobody does."""
+
+    __slots__ = ("answer", "gate", "is_leader", "on_answer", "request")
+
+    def __init__(self, on_answer: Callable[[Answer], None] | None) -> None:
+        self.answer: Answer | None = None
+        self.gate: threading.Lock | None = None
+        self.is_leader = False  # chosen, and not leading yet
+        self.on_answer = on_answer
+        self.request: Request | None = None
+
+
+class Lane:
+    """One routing, driven by its callers; many threads may share it."""
+
+    def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules) -> None:
+        self._finders = finders
+        self._link_rules = link_rules
+        self._routing = Routing(finders, rules, seed=int.from_bytes(os.urandom(8), "big"))
+        self._lock = threading.Lock()
+        self._is_led = False
+        self._is_closed = False
+        self._followers: dict[Ticket, None] = {}
+        self._links: dict[str, BlockingLink] = {}
+        self._is_dozing = False  # the leader waits for time to pass
+        self._bell = threading.Event()
+        self._started_count = 0  # tickets of `start` without an answer
+        self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
+        self._background: threading.Thread | None = None
+        self._background_bell = threading.Condition(self._lock)
+        self._pid = os.getpid()
+
+    # -- callers -----------------------------------------------------------------------------------------------------
+
+    def call(self, message: bytes, *, timeout_ms: int, ack: int, flags: int) -> Answer:
+        """Send one message and wait for its answer. Raises: UsageError when closed or in a forked process."""
+        ticket = Ticket(None)
+        self._check_process()
+        deadline_ms = _now_ms() + timeout_ms
+        with self._lock:
+            self._check_open()
+            if self._routing.is_full:
+                return _OVERLOADED
+            ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
+            is_leader = not self._is_led
+            if is_leader:
+                self._is_led = True
+            else:
+                ticket.gate = _lock_type()
+                ticket.gate.acquire()
+                self._followers[ticket] = None
+                if self._is_dozing:
+                    self._bell.set()
+        if is_leader:
+            self._lead(ticket)
+        else:
+            self._follow(ticket)
+        assert ticket.answer is not None
+        return ticket.answer
+
+    def start(
+        self, message: bytes, on_answer: Callable[[Answer], None], *, timeout_ms: int, ack: int, flags: int
+    ) -> None:
+        """Send one message; *on_answer* is called once, in the background thread. Raises: as `call`.
+
+        A callback that blocks delays the callbacks after it, and nothing else.
+        """
+        ticket = Ticket(on_answer)
+        self._check_process()
+        deadline_ms = _now_ms() + timeout_ms
+        with self._lock:
+            self._check_open()
+            if self._background is None:
+                self._background = threading.Thread(target=self._run_background, name="replicator-client", daemon=True)
+                self._background.start()
+            if self._routing.is_full:
+                ticket.answer = _OVERLOADED
+                self._finished.append(ticket)
+            else:
+                ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
+                self._started_count += 1
+                if self._is_dozing:
+                    self._bell.set()
+            if not self._is_led or self._finished:
+                self._background_bell.notify()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise UsageError("this client was connected before os.fork(): connect in the process that uses it")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise UsageError("this client is closed: connect again")
+
+    def _follow(self, ticket: Ticket) -> None:
+        """Wait for the answer, or to be made the leader; look at the own deadline."""
+        assert ticket.gate is not None
+        assert ticket.request is not None
+        try:
+            while ticket.answer is None and not ticket.is_leader:
+                left_ms = ticket.request.deadline_ms - _now_ms()
+                if not ticket.gate.acquire(timeout=max(1, left_ms) / 1000):
+                    with self._lock:
+                        self._routing.expire(_now_ms())
+                        self._settle(self._routing.drain())
+        except BaseException:  # interrupted: nobody waits for this answer any more
+            with self._lock:
+                self._routing.cancel(ticket.request)
+                self._followers.pop(ticket, None)
+            if ticket.is_leader:
+                self._pass_on()
+            raise
+        if ticket.is_leader:
+            self._lead(ticket)
+
+    # -- leading -----------------------------------------------------------------------------------------------------
+
+    def _lead(self, ticket: Ticket) -> None:
+        """Take turns until the own answer is there, then pass the lead on, whatever happens."""
+        assert ticket.request is not None
+        ticket.is_leader = False
+        try:
+            while ticket.answer is None:
+                self._turn(ticket.request.deadline_ms)
+        except BaseException:  # interrupted
+            with self._lock:
+                self._routing.cancel(ticket.request)
+            raise
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                self._close_links()
+            for ticket in self._followers:
+                assert ticket.gate is not None
+                del self._followers[ticket]
+                ticket.is_leader = True
+                ticket.gate.release()
+                return
+            self._is_led = False
+            if self._started_count:
+                self._background_bell.notify()
+
+    def _turn(self, deadline_ms: int | None) -> None:
+        """Do what routing wants done now, or wait until it wants something; not beyond *deadline_ms*."""
+        with self._lock:
+            now_ms = _now_ms()
+            jobs, is_news = self._settle(self._routing.flush(now_ms))
+            if not jobs and not is_news:
+                wake_ms = self._routing.next_wake_ms(now_ms)
+                self._bell.clear()
+                self._is_dozing = not self._is_closed
+            if deadline_ms is None:
+                deadline_ms = self._routing.earliest_deadline_ms(now_ms + 1_000)
+        if jobs:
+            for job in jobs:
+                self._perform(job, now_ms, deadline_ms)
+        elif not is_news:
+            self._bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)
+            self._is_dozing = False
+
+    def _settle(self, effects: list[Effect]) -> tuple[list[Call | Connect], bool]:
+        """Hand out answers; return what is left to do without the lock, and whether anything was handed out."""
+        jobs: list[Call | Connect] = []
+        is_news = False
+        for effect in effects:
+            if type(effect) is Complete:
+                is_news = True
+                self._complete(effect)
+            elif type(effect) is Call or type(effect) is Connect:
+                jobs.append(effect)
+            elif type(effect) is Drop:
+                self._close_link(effect.node)
+            elif type(effect) is Note:
+                logger.debug("{}: {}", effect.event, effect.facts)
+        return jobs, is_news
+
+    def _complete(self, effect: Complete) -> None:
+        ticket = effect.token
+        assert type(ticket) is Ticket
+        assert ticket.answer is None, "a request was completed twice"
+        ticket.answer = effect.answer
+        if ticket.on_answer is not None:
+            self._started_count -= 1
+            self._finished.append(ticket)
+            if len(self._finished) == 1:
+                self._background_bell.notify()
+        elif ticket in self._followers:
+            assert ticket.gate is not None
+            del self._followers[ticket]
+            ticket.gate.release()
+
+    # -- input and output, by the leader, without the lock -----------------------------------------------------------
+
+    def _perform(self, job: Call | Connect, now_ms: int, deadline_ms: int | None) -> None:
+        if type(job) is Call:
+            self._call(job, now_ms, deadline_ms)
+        else:
+            self._connect(job.node, now_ms, deadline_ms)
+
+    def _call(self, job: Call, now_ms: int, deadline_ms: int | None) -> None:
+        timeout_ms = job.silence_ms
+        is_cut_short = deadline_ms is not None and deadline_ms - now_ms < timeout_ms
+        if is_cut_short and deadline_ms is not None:
+            timeout_ms = max(1, deadline_ms - now_ms)
+        try:
+            blob = encode_submit(job.messages)
+            data = self._links[job.node].call("submit", (blob,), timeout_s=timeout_ms / 1000)
+            answers = decode_answers(data)
+        except (LinkLost, UsageError) as problem:
+            logger.debug("call_lost {}: {}", job.node, problem)
+            self._close_link(job.node)
+            with self._lock:
+                after_ms = _now_ms()
+                if is_cut_short and after_ms - now_ms >= timeout_ms:
+                    self._routing.on_given_up(job.node)
+                else:
+                    self._routing.on_link_lost(job.node, after_ms)
+                self._settle(self._routing.drain())
+            return
+        except BaseException:  # interrupted: the answer may still come, and for no later call
+            self._close_link(job.node)
+            with self._lock:
+                self._routing.on_given_up(job.node)
+            raise
+        with self._lock:
+            self._routing.on_answers(job.node, job.call, answers, _now_ms())
+            self._settle(self._routing.drain())
+
+    def _connect(self, node: str, now_ms: int, deadline_ms: int | None) -> None:
+        connect_ms = self._link_rules.connect_ms
+        if deadline_ms is not None:
+            connect_ms = max(1, min(connect_ms, deadline_ms - now_ms))
+        finder = self._finders[node]
+        try:
+            address = finder.address()
+            if address is None:
+                raise LinkLost(
+                    f"the address of {node} is not known; is the name server up, and the node?", refused=True
+                )
+            self._links[node] = BlockingLink(
+                address,
+                OBJECT_ID,
+                connect_s=connect_ms / 1000,
+                message_bytes_max=self._link_rules.frame_bytes_max,
+            )
+        except LinkLost as problem:
+            logger.debug("no_connection {}: {}", node, problem)
+            finder.doubt()
+            with self._lock:
+                self._routing.on_link_lost(node, _now_ms())
+                self._settle(self._routing.drain())
+            return
+        except BaseException:  # interrupted
+            with self._lock:
+                self._routing.on_given_up(node)
+            raise
+        with self._lock:
+            self._routing.on_link_up(node)
+
+    def _close_link(self, node: str) -> None:
+        link = self._links.pop(node, None)
+        if link is not None:
+            link.close()
+
+    def _close_links(self) -> None:
+        for node in list(self._links):
+            self._close_link(node)
+
+    # -- messages without a waiting thread ---------------------------------------------------------------------------
+
+    def _run_background(self) -> None:
+        lock = self._lock
+        with lock:
+            while self._finished or not self._is_closed:
+                if self._finished:
+                    finished, self._finished = self._finished, []
+                    lock.release()
+                    try:
+                        for ticket in finished:
+                            assert ticket.on_answer is not None
+                            assert ticket.answer is not None
+                            ticket.on_answer(ticket.answer)
+                    finally:
+                        lock.acquire()
+                elif self._started_count and not self._is_led:
+                    self._is_led = True
+                    lock.release()
+                    try:
+                        self._turn(None)
+                    finally:
+                        self._pass_on()
+                        lock.acquire()
+                else:
+                    self._await_work()
+
+    def _await_work(self) -> None:
+        """Wait until there is something to lead or to call back; somebody else leads, but looks at its deadline only."""
+        now_ms = _now_ms()
+        self._routing.expire(now_ms)
+        self._settle(self._routing.drain())
+        if not self._finished:
+            wake_ms = self._routing.deadline_bound_ms() if self._started_count else None
+            self._background_bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)
+
+    def close(self) -> None:
+        """End: whoever waits is answered UNKNOWN, or UNAVAILABLE if its message was never sent."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._routing.abandon()
+            self._settle(self._routing.drain())
+            self._bell.set()
+            self._background_bell.notify()
+            if not self._is_led:
+                self._close_links()
+            background = self._background if self._pid == os.getpid() else None
+        if background is not None and background is not threading.current_thread():
+            background.join(JOIN_S)
+
+
+class Embedded:
+    """The distributor of one client: a lane for all messages in order, and one beside it for stale reads.
+
+    A node that is silent holds up the lane that waits for it; so stale reads, which may go to any, have their own.
+    """
+
+    def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules) -> None:
+        self._ordered = Lane(finders, rules, link_rules)
+        self._stale = Lane(finders, rules, link_rules) if len(finders) > 1 else self._ordered
+
+    def lane(self, flags: int) -> Lane:
+        """Return the lane for a message with these flags."""
+        return self._stale if flags & FLAG_STALE else self._ordered
+
+    def close(self) -> None:
+        """Close all."""
+        self._ordered.close()
+        self._stale.close()
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+_OVERLOADED = Answer(Status.OVERLOADED, pack_wire(["requests_max", RETRY_AFTER_MS]), NO_FACTS)

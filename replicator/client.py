@@ -1,0 +1,438 @@
+"""Own the caller's side: a client object that mirrors the service, transactions, options, futures, and the errors of replies.
+
+    with connect(Bank, "bank.toml") as bank:
+        bank.deposit("alice", cents=1_000)
+        with transaction(bank) as order: ...
+
+A message is packed once, here, with its transaction id and number; whatever happens on the way, it is those bytes that are
+sent again, so it takes effect once (P2). Never does: decide where a message goes (distributor/routing.py does).
+
+Threads may share a client. A transaction carries one message at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
+
+from distributor.addresses import Finder, distributor_finder, node_finders
+from distributor.embedded import Embedded, LinkRules
+from distributor.sessions import Conversation
+from distributor.states import RoutingRules
+from replicator import errors
+from replicator.config import Config, LimitsConfig, TimingConfig, load
+from replicator.errors import (
+    Aborted,
+    HandlerFailed,
+    MessageTooLarge,
+    OutcomeUnknown,
+    Overloaded,
+    ReplicatorError,
+    TransactionError,
+    Unavailable,
+    UsageError,
+)
+from replicator.service import BoundHandler, HandlerSpec, Service, invoker_of, make_client
+from replicator.transport import parse_uri
+from replicator.values import unpack, unpack_wire
+from replicator.wire import (
+    FLAG_STALE,
+    LEVELS,
+    Answer,
+    Facts,
+    Level,
+    Status,
+    encode_message,
+    named_txn_id,
+    new_txn_id,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=Service[Any])
+
+#: The distributor process holds messages through a failover: only their deadlines, not its silence, end the wait for it.
+PATIENT_MS = 86_400_000
+#: One client may hold this many messages under way; more are answered Overloaded at once.
+REQUESTS_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[R]):
+    """A result with its facts.
+
+    `view` and `seq`: its place in the order. `level`: how far it had come when it was released ("async", "received",
+    "applied", "durable"). `copies`: how many nodes hold it. `mismatch`: True while the database has lost its backups (P8).
+    `txn_id`: the transaction's id, for `with_options(client, txn_id=...)`.
+    """
+
+    value: R
+    view: int
+    seq: int
+    level: str
+    copies: int
+    mismatch: bool
+    txn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What `with_options` sets."""
+
+    timeout_ms: int
+    ack: int = 0
+    stale: bool = False
+
+
+class _Talk:
+    """A transaction's numbering, shared by all clients made for it; the lock guards it."""
+
+    __slots__ = ("conversation", "lock")
+
+    def __init__(self, txn_id: bytes) -> None:
+        self.conversation = Conversation(txn_id)
+        self.lock = threading.Lock()
+
+
+class Caller:
+    """What a client object calls: packs one message, sends it, unpacks its answer."""
+
+    __slots__ = ("_embedded", "_message_bytes_max", "_options", "_talk")
+
+    def __init__(self, embedded: Embedded, options: _Options, talk: _Talk | None, message_bytes_max: int) -> None:
+        self._embedded = embedded
+        self._options = options
+        self._talk = talk
+        self._message_bytes_max = message_bytes_max
+
+    def varied(self, options: _Options, talk: _Talk | None) -> Caller:
+        """Return the same with other options, in transaction *talk*."""
+        return Caller(self._embedded, options, talk, self._message_bytes_max)
+
+    @property
+    def options(self) -> _Options:
+        """The options in force."""
+        return self._options
+
+    @property
+    def talk(self) -> _Talk | None:
+        """The transaction, if there is one."""
+        return self._talk
+
+    def invoke(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Send a message; return its result or raise its error."""
+        message, answer = self._exchange(spec, args, kwargs)
+        if answer.status == 0:
+            return spec.result_from_plain(unpack(answer.body))
+        raise self._error(spec, message, answer)
+
+    def reply(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Reply[Any]:
+        """Send a message; return its result with its facts or raise its error."""
+        message, answer = self._exchange(spec, args, kwargs)
+        if answer.status != 0:
+            raise self._error(spec, message, answer)
+        value = spec.result_from_plain(unpack(answer.body))
+        return _reply_of(value, answer.facts, message)
+
+    def submit(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
+        """Send a message; return the future of its result."""
+        options, flags = self._options, self._flags(spec)
+        message = self._pack(spec, args, kwargs)
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # it is on its way: nobody can call it back
+
+        def on_answer(answer: Answer) -> None:
+            self._settle(spec, message, answer.status)
+            if answer.status != 0:
+                future.set_exception(self._error(spec, message, answer))
+                return
+            try:
+                value = spec.result_from_plain(unpack(answer.body))
+            except Exception as problem:  # whatever it is, whoever waits for the future must learn it
+                future.set_exception(problem)
+            else:
+                future.set_result(value)
+
+        try:
+            self._embedded.lane(flags).start(
+                message, on_answer, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
+            )
+        except BaseException:
+            self._settle(spec, message, Status.REFUSED)
+            raise
+        return future
+
+    def _exchange(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, Answer]:
+        options, flags = self._options, self._flags(spec)
+        message = self._pack(spec, args, kwargs)
+        try:
+            answer = self._embedded.lane(flags).call(
+                message, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
+            )
+        except UsageError:
+            self._settle(spec, message, Status.REFUSED)
+            raise
+        except BaseException:  # interrupted while it was on its way
+            self._settle(spec, message, Status.UNKNOWN)
+            raise
+        if self._talk is not None:
+            self._settle(spec, message, answer.status)
+        return message, answer
+
+    def _flags(self, spec: HandlerSpec) -> int:
+        return FLAG_STALE if self._options.stale and spec.readonly else 0
+
+    def _pack(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Pack the next message. Raises: UsageError, TransactionError, and nothing changes."""
+        arguments = spec.bind(args, kwargs)
+        talk = self._talk
+        if talk is None:
+            message = encode_message(_fresh_txn_id(), 1, spec.name, arguments)
+        else:
+            with talk.lock:
+                conversation = talk.conversation
+                message = (
+                    conversation.read(spec.name, arguments)
+                    if spec.readonly
+                    else conversation.begin(spec.name, arguments)
+                )
+        if len(message) > self._message_bytes_max:
+            self._settle(spec, message, Status.REFUSED)
+            raise MessageTooLarge(
+                f"{spec.name}: the message has {len(message)} bytes, the limit message_bytes_max is "
+                f"{self._message_bytes_max}; send less, or in several messages"
+            )
+        return message
+
+    def _settle(self, spec: HandlerSpec, message: bytes, status: int) -> None:
+        talk = self._talk
+        if talk is not None and not spec.readonly:
+            with talk.lock:
+                talk.conversation.settle(message, status)
+
+    def _error(self, spec: HandlerSpec, message: bytes, answer: Answer) -> ReplicatorError:
+        error = error_of(spec.name, message, answer, timeout_ms=self._options.timeout_ms)
+        if spec.readonly and isinstance(error, OutcomeUnknown):
+            return Unavailable(
+                f"{spec.name}: no answer within {self._options.timeout_ms} ms; it only reads, so ask again"
+            )
+        return error
+
+
+def error_of(name: str, message: bytes, answer: Answer, *, timeout_ms: int) -> ReplicatorError:
+    """Build the error that an answer stands for; *message* is the packed message, *name* its handler."""
+    txn_id = message[:16].hex()
+    status = answer.status
+    if status == Status.UNKNOWN:
+        return OutcomeUnknown(
+            f"{name}: no answer (limit {timeout_ms} ms, or the client was closed); it may or may not take effect: repeat "
+            f"it with the same transaction id, {txn_id}",
+            txn_id=txn_id,
+        )
+    if status == Status.UNAVAILABLE:
+        return Unavailable(
+            f"{name}: no active node was reached within {timeout_ms} ms; nothing was accepted, try later"
+        )
+    try:
+        body = unpack_wire(answer.body)
+        if status == Status.ABORTED:
+            return Aborted(body[0], body[1], txn_id=txn_id)
+        if status == Status.FAILED:
+            return HandlerFailed(body[0], body[1], txn_id=txn_id)
+        if status == Status.OVERLOADED:
+            return Overloaded(
+                f"{name}: the limit {body[0]} is reached; nothing was accepted, retry after {body[1]} ms",
+                limit=body[0],
+                retry_after_ms=body[1],
+            )
+        return _refusal(body, txn_id)
+    except (UsageError, TypeError, ValueError, LookupError) as problem:
+        return ReplicatorError(f"{name}: an answer of status {status} does not read back: {problem}")
+
+
+def _refusal(body: Mapping[str, Any], txn_id: str) -> ReplicatorError:
+    kind = getattr(errors, body["error"], ReplicatorError)
+    text = body["message"]
+    if not (isinstance(kind, type) and issubclass(kind, ReplicatorError)):
+        return ReplicatorError(f"{body['error']}: {text}")
+    if issubclass(kind, TransactionError) and kind not in (Aborted, HandlerFailed):
+        return kind(text, txn_id=txn_id)
+    return kind(text)
+
+
+def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:
+    level = Level(facts.level).name.lower()
+    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch, message[:16].hex())
+
+
+def _fresh_txn_id() -> bytes:
+    return new_txn_id(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def _txn_id_of(given: str) -> bytes:
+    """Turn 32 hexadecimal digits (an id as errors and replies show it) or any other name into an id."""
+    if len(given) == 32:
+        try:
+            return bytes.fromhex(given)
+        except ValueError:
+            return named_txn_id(given)
+    if not given:
+        raise UsageError("txn_id: an empty text names no transaction")
+    return named_txn_id(given)
+
+
+class Connection(Generic[S]):
+    """A way to a database; as a context manager it gives the client and closes at the end."""
+
+    def __init__(self, service_class: type[S], embedded: Embedded, *, timeout_ms: int, message_bytes_max: int) -> None:
+        self._embedded = embedded
+        caller = Caller(embedded, _Options(timeout_ms), None, message_bytes_max)
+        self.client: S = make_client(service_class, caller)
+
+    def close(self) -> None:
+        """Close; calls under way raise OutcomeUnknown, or Unavailable if they were never sent."""
+        self._embedded.close()
+
+    def __enter__(self) -> S:
+        return self.client
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect(
+    service_class: type[S],
+    target: str | Path,
+    *,
+    distributor: Literal["embedded", "process"] = "embedded",
+    timeout_s: float | None = None,
+) -> Connection[S]:
+    """Make a client of the database that *target* names; connects with the first message, not before.
+
+    *target* is a configuration file, or the address of a distributor process: "PYRO:replicator.client@host:port", or
+    "PYRONAME:replicator.NAME.distributor@host:port" with the name server's host and port. With a file, messages go
+    straight to the nodes ("embedded"), or by way of the distributor process ("process"). *timeout_s* is how long a call
+    waits for its reply (the file's call_timeout_ms, else 10 s).
+
+    Raises: ConfigError, UsageError. See examples/prepaid/play.py for a whole client.
+    """
+    if distributor not in ("embedded", "process"):
+        raise UsageError(f'distributor must be "embedded" or "process", got {distributor!r}')
+    text = str(target)
+    if text.startswith(("PYRO:", "PYRONAME:")):
+        limits, timing = LimitsConfig(), TimingConfig()
+        finders: Mapping[str, Finder] = {"distributor": _finder_of(text, timing)}
+        silence_ms = PATIENT_MS
+    else:
+        config = load(target)
+        limits, timing = config.limits, config.timing
+        finders, silence_ms = _ways(config, distributor)
+    rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max, REQUESTS_MAX)
+    embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max))
+    timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
+    return Connection(service_class, embedded, timeout_ms=timeout_ms, message_bytes_max=limits.message_bytes_max)
+
+
+def _ways(config: Config, distributor: str) -> tuple[Mapping[str, Finder], int]:
+    if distributor == "process":
+        return {"distributor": distributor_finder(config)}, PATIENT_MS
+    return node_finders(config), config.timing.suspect_ms
+
+
+def _finder_of(text: str, timing: TimingConfig) -> Finder:
+    """Read an address of a distributor process. Raises: UsageError."""
+    if text.startswith("PYRO:"):
+        return Finder("distributor", fixed=parse_uri(text)[1])
+    name, at, where = text.removeprefix("PYRONAME:").partition("@")
+    host, colon, port = where.rpartition(":")
+    if not (name and at and host and colon and port.isdecimal()):
+        raise UsageError(f"{text!r} does not say where the name server is; write PYRONAME:name@host:port")
+    return Finder(name, name_server=(host, int(port)), timeout_s=timing.connect_ms / 1000)
+
+
+def _timeout_ms(timeout_s: float) -> int:
+    if not timeout_s > 0:
+        raise UsageError(f"timeout_s must be greater than 0, got {timeout_s!r}")
+    return max(1, round(timeout_s * 1000))
+
+
+def _caller_of(client: object) -> Caller:
+    caller = invoker_of(client)
+    if not isinstance(caller, Caller):
+        raise UsageError(f"expected a client made by connect(), got one that {type(caller).__name__} drives")
+    return caller
+
+
+@contextmanager
+def transaction(client: S, *, txn_id: str | None = None) -> Iterator[S]:
+    """Give a client whose calls are the messages 1, 2, 3, ... of one transaction.
+
+    After OutcomeUnknown or Unavailable, repeat the same call with the same arguments: it is sent as the same message. A
+    different call then raises TransactionError. *txn_id* names the transaction, so that it can be taken up after a crash
+    of the caller by repeating its messages from the first. Leaving the block sends nothing: the handlers decide when a
+    transaction ends. Read the id with `reply`.
+    """
+    caller = _caller_of(client)
+    talk = _Talk(_fresh_txn_id() if txn_id is None else _txn_id_of(txn_id))
+    yield make_client(type(client), caller.varied(caller.options, talk))
+
+
+def with_options(
+    client: S,
+    *,
+    txn_id: str | None = None,
+    timeout_s: float | None = None,
+    ack: str | None = None,
+    stale: bool | None = None,
+) -> S:
+    """Return the same client with other options; what is None stays as it is.
+
+    *txn_id*: the next call is message 1 of the transaction of this name; to repeat after a crash or OutcomeUnknown (whose
+    `txn_id` may be given here). *timeout_s*: how long a call waits. *ack*: a level stronger than the service's own.
+    *stale*: readonly calls may be answered by a backup that is a little behind.
+    """
+    caller = _caller_of(client)
+    options, talk = caller.options, caller.talk
+    if timeout_s is not None:
+        options = replace(options, timeout_ms=_timeout_ms(timeout_s))
+    if ack is not None:
+        if ack not in LEVELS:
+            raise UsageError(f"ack: {ack!r} is unknown; it is one of {', '.join(LEVELS)}")
+        options = replace(options, ack=int(LEVELS[ack]))
+    if stale is not None:
+        options = replace(options, stale=stale)
+    if txn_id is not None:
+        talk = _Talk(_txn_id_of(txn_id))
+    return make_client(type(client), caller.varied(options, talk))
+
+
+def submit(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    """Send a message without waiting: `submit(bank.transfer, "alice", "bob", cents=100).result()`.
+
+    Many at once travel together. Callbacks of the future run in the client's background thread: keep them short. Raises:
+    UsageError, TransactionError for a message that cannot be sent.
+    """
+    bound, caller = _bound(method)
+    return caller.submit(bound.spec, args, kwargs)
+
+
+def reply(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply[R]:
+    """Call, and return the result with its facts: where in the order it is, how many nodes hold it, the transaction id."""
+    bound, caller = _bound(method)
+    return caller.reply(bound.spec, args, kwargs)
+
+
+def _bound(method: object) -> tuple[BoundHandler, Caller]:
+    if not isinstance(method, BoundHandler) or not isinstance(method.invoker, Caller):
+        raise UsageError(f"expected a handler of a client made by connect(), such as bank.deposit, got {method!r:.80}")
+    return method, method.invoker
