@@ -6,7 +6,35 @@ any of them in the middle of a transaction. Start with README.md; `examples/prep
 
 from loguru import logger
 
+from replicator.client import Reply, connect, reply, submit, transaction, with_options
 from replicator.context import Abort, Context
+from replicator.errors import (
+    Aborted,
+    BadArguments,
+    ConfigError,
+    CorruptRecord,
+    Divergence,
+    HandlerFailed,
+    InternalError,
+    LinkLost,
+    MessageGap,
+    MessageTooLarge,
+    NotActive,
+    OutcomeUnknown,
+    Overloaded,
+    ReplicatorError,
+    StaleMessage,
+    StaleView,
+    StorageError,
+    TooLate,
+    TransactionError,
+    TransactionFinished,
+    Unavailable,
+    UnexpectedMessage,
+    UnknownHandler,
+    UnknownTransaction,
+    UsageError,
+)
 from replicator.service import Service, handler
 from replicator.tables import Table, Tables
 
@@ -14,5 +42,44 @@ if not __debug__:
     raise RuntimeError("replicator relies on its assertions: start Python without -O")
 
 logger.disable("replicator")  # silent as a library; the commands switch it on
+logger.disable("distributor")
 
-__all__ = ["Abort", "Context", "Service", "Table", "Tables", "handler"]
+__all__ = [
+    "Abort",
+    "Aborted",
+    "BadArguments",
+    "ConfigError",
+    "Context",
+    "CorruptRecord",
+    "Divergence",
+    "HandlerFailed",
+    "InternalError",
+    "LinkLost",
+    "MessageGap",
+    "MessageTooLarge",
+    "NotActive",
+    "OutcomeUnknown",
+    "Overloaded",
+    "Reply",
+    "ReplicatorError",
+    "Service",
+    "StaleMessage",
+    "StaleView",
+    "StorageError",
+    "Table",
+    "Tables",
+    "TooLate",
+    "TransactionError",
+    "TransactionFinished",
+    "Unavailable",
+    "UnexpectedMessage",
+    "UnknownHandler",
+    "UnknownTransaction",
+    "UsageError",
+    "connect",
+    "handler",
+    "reply",
+    "submit",
+    "transaction",
+    "with_options",
+]

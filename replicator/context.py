@@ -87,13 +87,25 @@ class Context(Generic[T]):
     state), `random` (seeded from the control header), `expect` (keep the transaction open).
     """
 
-    __slots__ = ("_expectation", "_handlers", "_random", "_seed", "_view", "now_ms", "seq", "tables", "tsd", "txn_id")
+    __slots__ = (
+        "_expectation",
+        "_handlers",
+        "_packed_tsd",
+        "_random",
+        "_seed",
+        "_tsd",
+        "_txn_id",
+        "_view",
+        "now_ms",
+        "seq",
+        "tables",
+    )
 
     def __init__(
         self,
         tables: T,
         *,
-        txn_id: str,
+        txn_id: bytes,
         view: int,
         seq: int,
         now_ms: int,
@@ -102,15 +114,28 @@ class Context(Generic[T]):
         handlers: Mapping[str, object],
     ) -> None:
         self.tables = tables
-        self.txn_id = txn_id
         self.seq = seq
         self.now_ms = now_ms
-        self.tsd = TransactionState(tsd)
+        self._txn_id = txn_id
+        self._packed_tsd = tsd
+        self._tsd: TransactionState | None = None
         self._view = view
         self._seed = seed
         self._random: random.Random | None = None
         self._handlers = handlers
         self._expectation: Expectation | None = None
+
+    @property
+    def txn_id(self) -> str:
+        """The transaction's id, as hexadecimal text."""
+        return self._txn_id.hex()
+
+    @property
+    def tsd(self) -> TransactionState:
+        """The transaction's own state: names -> plain values, kept until the transaction ends."""
+        if self._tsd is None:
+            self._tsd = TransactionState(self._packed_tsd)
+        return self._tsd
 
     @property
     def random(self) -> random.Random:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Pro
 
 from replicator.errors import BadArguments, UnknownHandler, UsageError
 from replicator.tables import T, Tables
-from replicator.values import Codec, codec_for
+from replicator.values import STR_CODEC, Codec, codec_for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,6 +101,9 @@ class HandlerSpec:
             if name not in plain:
                 raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
             value = plain[name]
+            if type(value) is str and codec is STR_CODEC:
+                values[name] = value
+                continue
             try:
                 if codec.is_plain:
                     values[name] = codec.to_plain(value, name)

@@ -120,9 +120,12 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         rows = self._rows
         if not self._workspace.is_writable:
             raise self._refusal("changed")
-        if key not in rows.rows:
-            rows.key_codec.to_plain(key, f"key of table {rows.name}")
-        self._changes[key] = rows.row_codec.encode(value, f"row {key!r} of table {rows.name}")
+        try:
+            if key not in rows.rows:
+                rows.key_codec.to_plain(key, "key")
+            self._changes[key] = pack_checked(rows.row_codec.to_plain(value, "row"))
+        except UsageError as error:
+            raise UsageError(f"table {rows.name}, key {key!r:.80}: {error}") from error
 
     def __delitem__(self, key: K) -> None:
         if not self._workspace.is_writable:
@@ -328,7 +331,10 @@ class Database(Generic[T]):
     @property
     def row_count(self) -> int:
         """Rows in all tables."""
-        return sum(len(table.rows) for table in self.tables)
+        count = 0
+        for table in self.tables:
+            count += len(table.rows)
+        return count
 
     def check(self) -> None:
         """Assert every invariant; O(rows), for tests and the simulator."""

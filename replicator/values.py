@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Union, cast
 
 import msgpack
@@ -68,7 +68,10 @@ def pack_checked(value: object) -> bytes:
 
 def unpack(data: bytes) -> Any:
     """Unpack what `pack` packed. Raises UsageError on anything else."""
-    return _decode(data, {"use_list": False, "raw": False, "strict_map_key": True, "object_hook": _refuse_map})
+    try:
+        return _unpackb(data, use_list=False, object_hook=_refuse_map, ext_hook=_refuse_ext)
+    except _UNPACK_ERRORS as error:
+        raise _garbage(error) from error
 
 
 def pack_wire(value: object) -> bytes:
@@ -78,7 +81,10 @@ def pack_wire(value: object) -> bytes:
 
 def unpack_wire(data: bytes) -> Any:
     """Unpack a frame; arrays come back as tuples. Raises UsageError on garbage."""
-    return _decode(data, _WIRE)
+    try:
+        return _unpackb(data, use_list=False, ext_hook=_refuse_ext)
+    except _UNPACK_ERRORS as error:
+        raise _garbage(error) from error
 
 
 def _refuse_map(value: object) -> object:
@@ -89,16 +95,13 @@ def _refuse_ext(code: int, data: bytes) -> object:
     raise UsageError(f"msgpack extension type {code} is not accepted")
 
 
-_WIRE: dict[str, Any] = {"use_list": False, "raw": False, "strict_map_key": True, "ext_hook": _refuse_ext}
+_UNPACK_ERRORS = (ValueError, TypeError, msgpack.UnpackException, RecursionError)
 
 
-def _decode(data: bytes, options: Mapping[str, Any]) -> Any:
-    try:
-        return _unpackb(data, **{"ext_hook": _refuse_ext, **options})
-    except UsageError:
-        raise
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise UsageError(f"bytes that are not a packed value: {type(error).__name__}: {error}") from error
+def _garbage(error: BaseException) -> UsageError:
+    if isinstance(error, UsageError):
+        return error
+    return UsageError(f"bytes that are not a packed value: {type(error).__name__}: {error}")
 
 
 class Codec:
@@ -192,6 +195,9 @@ _SCALARS: dict[object, Codec] = {
     object: Codec("any plain value", _any_to_plain, _identity, True),
     tuple: Codec("tuple", _any_to_plain, _identity, True),
 }
+
+
+STR_CODEC = _SCALARS[str]
 
 
 def codec_for(annotation: Any, where: str) -> Codec:

@@ -68,7 +68,6 @@ class Line:
         self._journal = journal
         self._call = call
         self._msg_no = 0
-        self._txn_id = ""
 
     def ask(self, send: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Send a message and return its result; None if it was refused. Raises GaveUp if the play is over."""
@@ -87,19 +86,16 @@ class Line:
             except ReplicatorError as refusal:
                 self._note(send, _reason(refusal), None, 0, repeats, sent_s, getattr(refusal, "txn_id", ""))
                 return None
-            self._note(send, "", answer.value, answer.view, repeats, sent_s, "")
+            self._note(send, "", answer.value, answer.view, repeats, sent_s, answer.txn_id)
             return answer.value
 
     def _note(
         self, send: object, reason: str, value: object, view: int, repeats: int, sent_s: float, txn_id: str
     ) -> None:
-        if isinstance(value, Grant | Receipt):
-            txn_id = value.call
-        self._txn_id = txn_id or self._txn_id
         self._journal.note(
             MessageRecord(
                 call=self._call,
-                txn_id=self._txn_id,
+                txn_id=txn_id,
                 msg_no=self._msg_no,
                 handler=_handler_name(send),
                 outcome=REFUSED if reason else ACKNOWLEDGED,

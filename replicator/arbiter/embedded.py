@@ -25,6 +25,10 @@ _SCHEMA = (
 )
 
 
+class RegisterInUse(StorageError):
+    """Another process hosts this register file."""
+
+
 class Register:
     """The register file, held by one process. Raises StorageError, CorruptRecord."""
 
@@ -37,7 +41,7 @@ class Register:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock)
-            raise StorageError(
+            raise RegisterInUse(
                 f"{path} is held by another arbiter or distributor process; stop that one first"
             ) from error
         try:

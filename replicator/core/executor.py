@@ -8,8 +8,7 @@ Never does: commit (the replica does), read a clock, log.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from replicator.context import Abort, Context, Expectation
 from replicator.core.effects import ExecuteRead
@@ -24,8 +23,7 @@ _blake2b = hashlib.blake2b
 _NOTHING: list[Change] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a handler did: reply (`status`, `body`), `changes` to commit, what becomes of its transaction.
 
     `failure` is the exception behind FAILED, for the log only: it is no part of the replicated outcome.
@@ -73,7 +71,7 @@ class Executor:
         workspace = self._workspace
         context: Context[Tables] = Context(
             workspace.view,
-            txn_id=entry.txn_id.hex(),
+            txn_id=entry.txn_id,
             view=entry.view,
             seq=entry.seq,
             now_ms=entry.time_ms,
@@ -84,7 +82,7 @@ class Executor:
         workspace.begin(writable=True)
         try:
             value = spec.function(self.service, context, **arguments)
-            body = pack_checked(spec.result.to_plain(value, f"result of {spec.name}"))
+            body = pack_checked(spec.result.to_plain(value, "result"))
             tsd = self._checked_tsd(context, old)
             expectation = self._checked_expectation(context)
             changes = workspace.take_changes()
@@ -97,13 +95,13 @@ class Executor:
         except BaseException as failure:  # whatever a handler raises, SystemExit included, is its outcome
             workspace.discard()
             return self._failure(entry, spec, failure, old)
-        state = OutcomeState(b"", False, expectation, tsd)
-        return _digested(entry, Status.DONE, body, changes, state, None)
+        return _digested(entry, Status.DONE, body, changes, False, expectation, tsd, None)
 
     def _checked_tsd(self, context: Context[Tables], old: Transaction | None) -> bytes:
-        if not context.tsd.is_changed:
+        state = context._tsd
+        if state is None or not state.is_changed:
             return old.tsd if old is not None else b""
-        tsd = context.tsd.to_bytes()
+        tsd = state.to_bytes()
         if len(tsd) > self.tsd_bytes_max:
             raise UsageError(f"TSD of {len(tsd)} bytes is above the limit tsd_bytes_max = {self.tsd_bytes_max}")
         return tsd
@@ -144,17 +142,15 @@ class Executor:
     ) -> Outcome:
         """An outcome that leaves its transaction as it was, or (a deadline that failed) ends it."""
         if is_kept and old is not None:
-            state = OutcomeState(b"", True, old.expectation, old.tsd)
-        else:
-            state = OutcomeState(b"", False, None, b"")
-        return _digested(entry, status, body, changes, state, failure)
+            return _digested(entry, status, body, changes, True, old.expectation, old.tsd, failure)
+        return _digested(entry, status, body, changes, False, None, b"", failure)
 
     def read(self, read: ExecuteRead, *, view: int, seq: int, now_ms: int) -> Outcome:
         """Run a readonly handler on the committed tables; a write in it fails."""
         workspace = self._workspace
         context: Context[Tables] = Context(
             workspace.view,
-            txn_id=read.txn_id.hex(),
+            txn_id=read.txn_id,
             view=view,
             seq=seq,
             now_ms=now_ms,
@@ -185,17 +181,23 @@ def _otherwise(transaction: Transaction) -> str:
 
 
 def _digested(
-    entry: Entry, status: Status, body: bytes, changes: list[Change], state: OutcomeState, failure: BaseException | None
+    entry: Entry,
+    status: Status,
+    body: bytes,
+    changes: list[Change],
+    is_kept: bool,
+    expected: Expectation | None,
+    tsd: bytes,
+    failure: BaseException | None,
 ) -> Outcome:
-    expected = state.expectation
     parts = (
         entry.message[:20],
         entry.seq,
         int(status),
         body,
-        tuple([(change.table, change.key_bytes, change.row) for change in changes]),
-        state.tsd,
+        [(change.table, change.key_bytes, change.row) for change in changes],
+        tsd,
         (expected.messages, expected.within_ms, expected.otherwise) if expected is not None else None,
     )
     digest = _blake2b(pack_checked(parts), digest_size=8).digest()
-    return Outcome(status, body, changes, OutcomeState(digest, state.is_kept, expected, state.tsd), failure)
+    return Outcome(status, body, changes, OutcomeState(digest, is_kept, expected, tsd), failure)

@@ -22,6 +22,7 @@ from replicator.values import pack_checked, pack_wire, unpack_wire
 
 TXN_ID_BYTES = 16
 MESSAGE_HEAD = struct.Struct(">16sI")
+_unpack_head = MESSAGE_HEAD.unpack_from
 #: A transaction id begins with six bytes of its time of creation; zero marks one named by the user.
 NAMED_PREFIX = bytes(6)
 
@@ -87,7 +88,7 @@ def split_message(message: bytes) -> tuple[bytes, int, object, object]:
     """Return (txn_id, msg_no, handler, arguments) of packed message bytes. Raises UsageError on garbage."""
     if len(message) < MESSAGE_HEAD.size + 1:
         raise UsageError(f"a message of {len(message)} bytes is too short to be one")
-    txn_id, msg_no = MESSAGE_HEAD.unpack_from(message)
+    txn_id, msg_no = _unpack_head(message)
     body = unpack_wire(message[MESSAGE_HEAD.size :])
     if type(body) is not tuple or len(body) != 2:
         raise UsageError("a message body must be [handler, arguments]")
@@ -124,12 +125,14 @@ class Entry:
         "fingerprint",
         "kind",
         "message",
+        "msg_no",
         "packed",
         "recorded",
         "seed",
         "seq",
         "spec",
         "time_ms",
+        "txn_id",
         "view",
     )
 
@@ -157,16 +160,8 @@ class Entry:
         self.packed = b""
         self.spec: Any = None  # set by whoever has split the message already: saves a second split
         self.arguments: dict[str, Any] | None = None
-
-    @property
-    def txn_id(self) -> bytes:
-        """The transaction's id."""
-        return self.message[:TXN_ID_BYTES]
-
-    @property
-    def msg_no(self) -> int:
-        """The message's number in its transaction, or the expect number of a deadline."""
-        return int.from_bytes(self.message[16:20], "big")
+        #: The transaction's id; the message's number in it, or the expect number of a deadline.
+        self.txn_id, self.msg_no = _unpack_head(message)
 
     def seal(self, digest: bytes) -> None:
         """Set the replication indicator: the outcome is known, the entry may leave. Packs it, once for all backups."""
@@ -191,6 +186,8 @@ class Entry:
         fields = unpack_wire(packed)
         if type(fields) is not tuple or tuple(map(type, fields)) != _ENTRY_TYPES:
             raise UsageError("not an entry of the FIFO")
+        if len(fields[6]) < MESSAGE_HEAD.size:
+            raise UsageError("an entry's message is too short to be one")
         entry = Entry(*fields)
         entry.packed = packed
         return entry

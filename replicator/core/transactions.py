@@ -13,6 +13,7 @@ import heapq
 import zlib
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from replicator.context import Expectation
 from replicator.core.messages import NAMED_PREFIX, Entry, Kind, created_ms
@@ -95,6 +96,7 @@ class Transactions:
         self.watermark_ms = 0
         self.digest = 0
         self._deadlines: list[tuple[int, bytes, int]] = []
+        self._prune_ms = 0  # before this header time there is nothing to prune
 
     @property
     def remembered_count(self) -> int:
@@ -112,11 +114,13 @@ class Transactions:
 
     def judge(self, message: bytes, txn_id: bytes, msg_no: int, handler: str, now_ms: int) -> Verdict | ReplicatorError:
         """Say what this message is; an error means a refusal that depends on the present state. O(1)."""
-        transaction = self.find(txn_id)
-        shown = txn_id.hex()
+        transaction = self.open.get(txn_id) or self.finished.get(txn_id) or self.named.get(txn_id)
         if transaction is None:
             return self._judge_unknown(txn_id, msg_no, now_ms)
         last = transaction.msg_no
+        if msg_no == last + 1 and transaction.expectation is not None and handler in transaction.expectation.messages:
+            return Verdict.NEXT
+        shown = txn_id.hex()
         if msg_no == last:
             if transaction.checksum != zlib.crc32(message):
                 return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
@@ -127,14 +131,12 @@ class Transactions:
             return TransactionFinished(f"transaction {shown} ended with message {last} (or its deadline)")
         if msg_no > last + 1:
             return MessageGap(f"message {msg_no} of transaction {shown} came before message {last + 1}")
-        if handler not in transaction.expectation.messages:
-            expected = ", ".join(transaction.expectation.messages)
-            return UnexpectedMessage(f"transaction {shown} expects {expected}, not {handler}")
-        return Verdict.NEXT
+        expected = ", ".join(transaction.expectation.messages)
+        return UnexpectedMessage(f"transaction {shown} expects {expected}, not {handler}")
 
     def _judge_unknown(self, txn_id: bytes, msg_no: int, now_ms: int) -> Verdict | ReplicatorError:
-        shown = txn_id.hex()
         if msg_no != 1:
+            shown = txn_id.hex()
             return UnknownTransaction(f"no transaction {shown} is open here; begin with message 1")
         made_ms = created_ms(txn_id)
         if made_ms > now_ms + self.rules.max_skew_ms:
@@ -142,7 +144,7 @@ class Transactions:
                 f"transaction {shown} was made {made_ms - now_ms} ms in the future: set the caller's clock"
             )
         if 0 < made_ms <= self.watermark_ms:
-            return TooLate(f"transaction {shown} is older than what is remembered; whether it took effect is not known")
+            return TooLate(f"transaction {txn_id.hex()} is older than what is remembered; whether it took effect is not known")
         return Verdict.NEW
 
     def record(self, entry: Entry, status: int, body: bytes, outcome: OutcomeState) -> None:
@@ -166,7 +168,8 @@ class Transactions:
             self.open[txn_id] = transaction
         else:
             self._finish(transaction, entry.time_ms)
-        self._prune(entry.time_ms)
+        if entry.time_ms > self._prune_ms:
+            self._prune(entry.time_ms)
 
     def _set_expectation(self, transaction: Transaction, entry: Entry, outcome: OutcomeState) -> None:
         transaction.expectation = outcome.expectation
@@ -182,14 +185,17 @@ class Transactions:
         kept[transaction.txn_id] = transaction
 
     def _prune(self, time_ms: int) -> None:
+        due_ms = time_ms + min(self.rules.retain_ms, self.rules.retain_named_ms)
         for kept, retain_ms in ((self.finished, self.rules.retain_ms), (self.named, self.rules.retain_named_ms)):
             while kept:
                 oldest = next(iter(kept.values()))
                 if oldest.ended_ms + retain_ms >= time_ms:
+                    due_ms = min(due_ms, oldest.ended_ms + retain_ms)
                     break
                 del kept[oldest.txn_id]
                 self.digest = (self.digest - oldest.hash) & DIGEST_MASK
                 self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
+        self._prune_ms = due_ms
 
     def due(self, now_ms: int) -> Transaction | None:
         """Return an open transaction whose deadline has passed, each expectation once; None if there is none."""
@@ -218,8 +224,7 @@ class Transactions:
         assert not any(each.is_open for each in self.finished.values())
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeState:
+class OutcomeState(NamedTuple):
     """What an outcome does to its transaction: keep it as it was (`is_kept`), or set expectation and TSD."""
 
     digest: bytes

@@ -1,0 +1,278 @@
+"""Own the distributor as a process: clients' messages in, one batch at a time to the active node, held replies out.
+
+One thread, one loop. All clients' messages of a turn, and whatever gathers while a batch is outstanding, leave in one
+call at the end of a turn. It holds no sole truth: killed, its clients repeat the same messages through another one.
+It also hosts the embedded arbiter, unless told not to or a `replicator arbiter` holds the file; the register and the
+routing share nothing but the loop. Never does: decide who is active.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from loguru import logger
+
+from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.routing import NO_FACTS, Routing
+from distributor.sessions import Blob
+from distributor.states import RoutingRules
+from replicator.arbiter.embedded import Register, RegisterInUse
+from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
+from replicator.arbiter.server import arbiter_endpoints
+from replicator.config import Config
+from replicator.errors import UsageError
+from replicator.node.gateway import Gateway, Single
+from replicator.node.links import AddressBook
+from replicator.transport import Link, Loop, Names, Request, Server
+from replicator.transport.loop import Timer
+from replicator.values import pack_wire
+from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, decode_submit, encode_answers, encode_submit
+
+CLIENT_ID = "replicator.client"
+#: A caller cannot make a message wait for longer than this; deadlines are kept in a list that is searched.
+REMAINING_MS_MAX = 86_400_000
+
+_SENTENCES = {
+    "active_learned": "view {view}: the active is {active}",
+    "node_unreachable": "node {node} cannot be reached; trying the others",
+    "node_dropped": "dropped the connection to node {node}: {reason}",
+}
+
+
+class DistributorProcess:
+    """The distributor of one database. Raises: ConfigError, StorageError at once for what can never run."""
+
+    def __init__(self, config: Config, *, with_arbiter: bool = True) -> None:
+        self.config = config
+        self.counts: Counter[str] = Counter()
+        self.loop = Loop()
+        timing, limits = config.timing, config.limits
+        self._routing = Routing(
+            config.nodes,
+            RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
+            seed=int.from_bytes(os.urandom(8), "big"),
+        )
+        self._timer: Timer | None = None
+        self._timer_ms = 0
+        self._register = _open_register(config) if with_arbiter else None
+        self._gateway = Gateway(self._on_message)
+        endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
+            CLIENT_ID: {"submit": self._on_submit, "invoke": self._gateway.on_invoke},
+            "replicator.operator": {"status": lambda request: request.reply(self.status())},
+        }
+        arbiter = {ARBITER_ID: arbiter_endpoints(self._register)} if self._register is not None else {}
+        if not config.arbiter.port:
+            endpoints.update(arbiter)
+        self.server = self._serve(endpoints, config.distributor.host, config.distributor.port)
+        self._arbiter_server = self.server
+        if arbiter and config.arbiter.port:
+            self._arbiter_server = self._serve(arbiter, config.arbiter.host, config.arbiter.port)
+        self.names = Names(
+            self.loop,
+            config.name_server.host,
+            config.name_server.port,
+            refresh_ms=timing.name_refresh_ms,
+            connect_ms=timing.connect_ms,
+        )
+        prefix = f"replicator.{config.database.name}"
+        self.names.register(f"{prefix}.distributor", self.server.uri(CLIENT_ID))
+        if arbiter:
+            self.names.register(f"{prefix}.arbiter", self._arbiter_server.uri(ARBITER_ID))
+        self._links = {name: self._link(name) for name in config.nodes}
+        self.loop.at_turn_end(self._on_turn_end)
+
+    def _serve(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], host: str, port: int) -> Server:
+        return Server(
+            self.loop,
+            endpoints,
+            host=host,
+            port=port,
+            message_bytes_max=self.config.limits.frame_bytes_max,
+            connections_max=self.config.limits.connections_max,
+            on_note=self._note,
+        )
+
+    def _link(self, name: str) -> Link:
+        config, node = self.config, self.config.nodes[name]
+        fixed = (node.host, node.port) if node.port else None
+        book = AddressBook(self.names, f"replicator.{config.database.name}.node.{name}", fixed)
+
+        def on_down(refused: bool) -> None:
+            book.forget()
+            self._routing.on_link_lost(name, self._now_ms())
+
+        return Link(
+            self.loop,
+            CLIENT_ID,
+            book.resolve,
+            message_bytes_max=config.limits.frame_bytes_max,
+            connect_ms=config.timing.connect_ms,
+            on_up=partial(self._routing.on_link_up, name),
+            on_down=on_down,
+        )
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop` or a signal, then answer what is held and leave the phone book."""
+        log = logger.bind(node="dist")
+        log.info("the distributor listens at {address}", address=self.server.uri(CLIENT_ID))
+        if self._register is not None:
+            log.info("it holds the arbiter of {file}", file=self.config.arbiter_file)
+        try:
+            self.loop.run()
+            self._end()
+        finally:
+            self.close()
+        log.info("the distributor ended")
+
+    def stop(self) -> None:
+        """End, from any thread."""
+        self.loop.stop()
+
+    def _end(self) -> None:
+        """Answer every held request as it stands, and take the names out of the book, within `connect_ms`."""
+        self._routing.abandon()
+        done: list[bool] = []
+        self.names.unregister_all(lambda: done.append(True))
+        while not done:
+            self.loop.run_once()
+
+    def close(self) -> None:
+        """Give back sockets, file, loop."""
+        for link in self._links.values():
+            link.close()
+        self.names.close()
+        self.server.close()
+        self._arbiter_server.close()
+        if self._register is not None:
+            self._register.close()
+        self.loop.close()
+
+    # -- clients -----------------------------------------------------------------------------------------------------
+
+    def _on_submit(self, request: Request, blob: object) -> None:
+        """Take messages; reply with their answers once all are there."""
+        try:
+            messages = decode_submit(blob)
+        except UsageError as error:
+            request.refuse(str(error))
+            return
+        if not messages:
+            request.reply(encode_answers([]))
+            return
+        self.counts["calls"] += 1
+        held = Blob(request.reply, len(messages))
+        for index, outgoing in enumerate(messages):
+            self._admit((held, index), outgoing.message, outgoing.ack, outgoing.flags, outgoing.remaining_ms)
+
+    def _on_message(self, token: object, message: bytes, level: int, stale: bool) -> None:
+        """Take one message of a stock proxy, which names no deadline: the configured one."""
+        self._admit(token, message, level, FLAG_STALE if stale else 0, self.config.timing.call_timeout_ms)
+
+    def _admit(self, token: object, message: bytes, ack: int, flags: int, remaining_ms: int) -> None:
+        self.counts["messages"] += 1
+        limit = self.config.limits.message_bytes_max
+        if len(message) > limit:
+            text = f"a message of {len(message)} bytes is above message_bytes_max = {limit}"
+            body = pack_wire({"error": "MessageTooLarge", "message": text, "facts": {}})
+            self._complete(token, Answer(Status.REFUSED, body, NO_FACTS))
+            return
+        deadline_ms = self._now_ms() + max(1, min(remaining_ms, REMAINING_MS_MAX))
+        self._routing.submit(token, message, ack, flags & FLAG_STALE, deadline_ms)
+
+    def _complete(self, token: Any, answer: Answer) -> None:
+        held, index = token
+        assert isinstance(held, Blob | Single)
+        held.put(index, answer)
+        self.counts[Status(answer.status).name.lower()] += 1
+
+    # -- effects -----------------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return int(self.loop.now_s * 1000)
+
+    def _on_turn_end(self) -> None:
+        """Send what gathered in this turn, and set the timer for what time will bring."""
+        routing, now_ms = self._routing, self._now_ms()
+        for effect in routing.flush(now_ms):
+            self._perform(effect)
+        wake_ms = routing.next_wake_ms(now_ms)
+        if wake_ms is None or (self._timer is not None and self._timer_ms <= wake_ms):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ms = wake_ms
+        self._timer = self.loop.call_later(max(1, wake_ms - now_ms) / 1000, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None  # the turn's end does the rest
+
+    def _perform(self, effect: Effect) -> None:
+        if type(effect) is Complete:
+            self._complete(effect.token, effect.answer)
+        elif type(effect) is Call:
+            self._call(effect)
+        elif type(effect) is Connect:
+            self._links[effect.node].connect()
+        elif type(effect) is Drop:
+            self._links[effect.node].close()
+        elif type(effect) is Note:
+            self._note(effect.event, effect.facts)
+
+    def _call(self, call: Call) -> None:
+        self.counts["batches"] += 1
+        name = call.node
+
+        def on_answer(data: object) -> None:
+            try:
+                answers = decode_answers(data)
+            except UsageError:
+                answers = []  # nonsense: as good as too few of them, routing drops the link
+            self._routing.on_answers(name, call.call, answers, self._now_ms())
+
+        def on_lost() -> None:
+            self._routing.on_link_lost(name, self._now_ms())
+            self._links[name].close()  # an exception for an answer leaves the link up; in all other cases it is down
+
+        self._links[name].call("submit", (encode_submit(call.messages),), on_answer, on_lost=on_lost)
+
+    def _note(self, event: str, facts: Mapping[str, object]) -> None:
+        self.counts[event] += 1
+        log = logger.bind(node="dist")
+        if event in _SENTENCES:
+            log.info(_SENTENCES[event], **facts)
+        else:
+            log.debug("{event} {facts}", event=event, facts=dict(facts))
+
+    def status(self) -> dict[str, object]:
+        """Return what an operator sees of this process."""
+        return {
+            "process": "distributor",
+            "pid": os.getpid(),
+            "database": self.config.database.name,
+            "hosts_arbiter": self._register is not None,
+            "connections": len(self.server.connections),
+            **self._routing.status(),
+            "counts": dict(self.counts),
+        }
+
+
+def _open_register(config: Config) -> Register | None:
+    """Open the arbiter's file; None if a `replicator arbiter` holds it. Raises: StorageError if there is no record."""
+    try:
+        return Register(config.arbiter_file)
+    except RegisterInUse:
+        logger.bind(node="dist").info("another process holds {file}; going on without", file=config.arbiter_file)
+        return None
+
+
+def run_distributor(config: Config, *, with_arbiter: bool = True) -> None:
+    """Run the distributor as this process, until SIGTERM or Ctrl-C. Raises: StorageError, ConfigError."""
+    process = DistributorProcess(config, with_arbiter=with_arbiter)
+    process.loop.stop_on_signals()
+    process.run()
