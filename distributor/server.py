@@ -243,7 +243,7 @@ class DistributorProcess:
 
     def _note(self, event: str, facts: Mapping[str, object]) -> None:
         self.counts[event] += 1
-        log = logger.bind(node="dist")
+        log = logger.opt(capture=False).bind(node="dist")  # facts fill the sentence; "node" among them is another
         if event in _SENTENCES:
             log.info(_SENTENCES[event], **facts)
         else:

@@ -187,8 +187,9 @@ class Demo:
         return count
 
     def _successor(self, kill: Kill) -> str:
-        later = self.kills[self.kills.index(kill) + 1 :]
-        return later[0].node if later else self.deployment.active()
+        """Name the nodes that were active since, usually one."""
+        later = [each.node for each in self.kills[self.kills.index(kill) + 1 :]]
+        return " or ".join([*later, self.deployment.active()])
 
 
 def _names(calls: Mapping[str, str] | Sequence[str]) -> str:
@@ -228,7 +229,8 @@ def run_demo(options: Options) -> int:
                 if interrupts:
                     story.tell(f"ended by {signal.Signals(interrupts[0]).name}; all processes are stopped")
                     return 128 + interrupts[0]
-                print(f"\nthe demo failed: {failure}\n{deployment.tails()}", file=sys.stderr)
+                logs = "" if isinstance(failure, DeploymentError) else deployment.tails()  # it shows them itself
+                print(f"\nthe demo failed: {failure}\n{logs}", file=sys.stderr)
                 return 1
             except BaseException:
                 print(deployment.tails(), file=sys.stderr)

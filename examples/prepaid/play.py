@@ -150,11 +150,11 @@ class Caller:
             line = Line(self._journal, row["call"])
             tranches = [int(tranche) for tranche in row["reserves"].split("+") if tranche]
             is_silent = row["ends"] == "silence"
-            arguments = {name: row[name] for name in ("card", "pin", "origin", "destination")}
+            dialled = row["card"], row["pin"], row["origin"], row["destination"]
             if is_silent and not tranches:
-                grant = line.ask(call.authorize, **arguments, silence_ms=SILENT_MS)
+                grant = line.ask(call.authorize, *dialled, silence_ms=SILENT_MS)
             else:
-                grant = line.ask(call.authorize, **arguments)
+                grant = line.ask(call.authorize, *dialled)
             for other in during.get(row["call"], []):
                 self.play(other, during)
             if grant is None:

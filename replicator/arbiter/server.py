@@ -9,52 +9,43 @@ from loguru import logger
 from replicator.arbiter.embedded import Register
 from replicator.config import Config
 from replicator.core.views import View
-from replicator.errors import ReplicatorError
+from replicator.errors import CorruptRecord, UsageError
 from replicator.transport import Loop, Names, Request, Server
 
 OBJECT_ID = "replicator.arbiter"
 
 
 def arbiter_endpoints(register: Register) -> dict[str, Callable[..., None]]:
-    """Return the exposed methods of the register."""
-
-    def answer(request: Request, action: Callable[[], bytes]) -> None:
-        try:
-            record = action()
-        except ReplicatorError as error:
-            request.refuse(str(error))
-        else:
-            request.reply(record)
+    """Return the exposed methods of the register. A file that fails leaves the loop as StorageError: the process ends."""
 
     def on_read(request: Request, partition: object) -> None:
         if type(partition) is not str:
-            request.refuse("read takes (partition: text)")
-            return
-        answer(request, lambda: register.read(partition))
+            raise UsageError("read takes (partition: text)")
+        request.reply(register.read(partition))
 
     def on_propose(request: Request, partition: object, base: object, record: object) -> None:
         if type(partition) is not str or type(base) is not int or type(record) is not bytes:
-            request.refuse("propose takes (partition: text, base: whole number, record: bytes)")
-            return
-
-        def action() -> bytes:
-            stored = register.propose(partition, base, record)
-            is_accepted = stored == record
-            view = View.from_bytes(stored)
-            active = view.active.name if view.active is not None else "nobody"
-            logger.bind(node="arb").info(
-                "{verdict} a proposal from view {base}: view {view}, active {active}, in sync {in_sync}",
-                verdict="accepted" if is_accepted else "refused",
-                base=base,
-                view=view.number,
-                active=active,
-                in_sync=", ".join(member.name for member in view.in_sync),
-            )
-            return stored
-
-        answer(request, action)
+            raise UsageError("propose takes (partition: text, base: whole number, record: bytes)")
+        try:
+            View.from_bytes(record)
+        except CorruptRecord as error:  # the proposer's, not the file's
+            raise UsageError(str(error)) from error
+        stored = register.propose(partition, base, record)
+        _log(base, View.from_bytes(stored), is_accepted=stored == record)
+        request.reply(stored)
 
     return {"read": on_read, "propose": on_propose}
+
+
+def _log(base: int, view: View, *, is_accepted: bool) -> None:
+    logger.bind(node="arb").info(
+        "{verdict} a proposal from view {base}: view {view}, active {active}, in sync {in_sync}",
+        verdict="accepted" if is_accepted else "refused",
+        base=base,
+        view=view.number,
+        active=view.active.name if view.active is not None else "nobody",
+        in_sync=", ".join(member.name for member in view.in_sync),
+    )
 
 
 def run_arbiter(config: Config) -> None:
@@ -81,6 +72,10 @@ def run_arbiter(config: Config) -> None:
         logger.bind(node="arb").info("the arbiter listens at {address}", address=server.uri(OBJECT_ID))
         try:
             loop.run()
+            left: list[bool] = []
+            names.unregister_all(lambda: left.append(True))
+            while not left:  # at most connect_ms
+                loop.run_once()
         finally:
             names.close()
             server.close()

@@ -126,9 +126,9 @@ class Deployment:
     # starting
 
     def start(self, *, wait: bool = True) -> None:
-        """Start everything and, with *wait*, wait until all nodes are in sync.
+        """Start everything; with *wait*, the first of the nodes becomes active, and all are in sync at the end.
 
-        Raises DeploymentError, and leaves nothing behind then.
+        Without *wait*, whichever node comes first is active. Raises DeploymentError, and leaves nothing behind then.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +138,8 @@ class Deployment:
             self.start_distributor()
             for node in self.nodes:
                 self.start_node(node)
+                if wait and node == self.nodes[0]:
+                    self._wait(f"node {node} to be active", self._has_active, self._start_s, needs=(node,))
             if wait:
                 self.wait_in_sync()
         except BaseException:
@@ -250,6 +252,10 @@ class Deployment:
             raise self._error("no node says that it is active")
         return max(found, key=lambda line: line.view).name
 
+    def _has_active(self) -> bool:
+        """Whether some node has the role; alone in a new database it is not yet open for messages."""
+        return any(line.role == "active" for line in self.status())
+
     def wait_in_sync(self, *nodes: str, timeout_s: float | None = None) -> list[NodeStatus]:
         """Wait until one node is active and the others of *nodes* (default: all) are its backups, all in one view."""
         wanted = set(nodes or self.nodes)
@@ -268,6 +274,10 @@ class Deployment:
         deadline_s = time.monotonic() + limit_s
         self._wait(f"nodes {', '.join(sorted(wanted))} to be in sync", are_in_sync, limit_s, needs=tuple(wanted))
         return last
+
+    def wait(self, what: str, claim: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until *claim* holds. Raises DeploymentError, with the logs, after *timeout_s*."""
+        self._wait(what, claim, timeout_s, needs=())
 
     def _wait(self, what: str, claim: Callable[[], bool], timeout_s: float, *, needs: Sequence[str]) -> None:
         """Wait for something outside. Fails early if a process in *needs* has ended."""

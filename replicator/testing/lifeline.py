@@ -2,8 +2,8 @@
 
     python -m replicator.testing.lifeline MODULE ARGUMENT ...
 
-Runs MODULE as `python -m MODULE` would. Standard input is a pipe that nobody writes to and only the parent holds: when it
-ends, so does this process, at once and without ceremony. Never does: touch the module's signals or its main thread.
+Runs MODULE as `python -m MODULE` would. Standard input is a pipe that nobody writes to and only the parent holds: when
+it ends, so does this process, at once and without ceremony. Never does: touch the module's signals or its main thread.
 """
 
 from __future__ import annotations

@@ -259,8 +259,8 @@ class _Connecting:
         if not result and not _has_peer(self._sock):
             return  # an event that was meant for an earlier socket of this number
         self._loop.unwatch(self._sock.fileno())
-        if not result and is_self_connected(self._sock):
-            result = errno.ECONNREFUSED
+        if not result:
+            result = _late_failure(self._sock)
         if result:
             self._sock.close()
             self._link._on_connect_failed(result)
@@ -297,6 +297,14 @@ class _LinkChannel(Channel):
     def on_end(self, reason: str) -> None:
         if self._link is not None:
             self._link._fail(False, reason)
+
+
+def _late_failure(sock: socket.socket) -> int:
+    """Return why a connection that was just made is of no use after all; 0 if it is."""
+    try:
+        return errno.ECONNREFUSED if is_self_connected(sock) else 0
+    except OSError as problem:  # its listener has died since the last look
+        return problem.errno or errno.ECONNRESET
 
 
 def _has_peer(sock: socket.socket) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from examples.prepaid import demo
+from examples.prepaid.play import play
+from replicator.testing.deployment import Deployment
 
 ROOT = Path(demo.__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "examples.prepaid.demo"]
@@ -41,11 +43,16 @@ def test_the_calls_survive_the_death_of_the_active(tmp_path: Path, kills: int) -
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_ends_at_once_with_nothing_left_behind(number: int) -> None:
+@pytest.mark.parametrize("moment", ["starting a name server", "cards and tariffs are loaded"])
+def test_an_interrupted_demo_ends_at_once_with_nothing_left_behind(
+    number: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is gone as well: removing it is the last thing the demo does."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     running = subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert running.stdout is not None
-        assert "starting a name server" in running.stdout.readline()
+        assert any(moment in line for line in running.stdout)
         running.send_signal(number)
         output, errors = running.communicate(timeout=50)
     finally:
@@ -53,6 +60,16 @@ def test_an_interrupted_demo_ends_at_once_with_nothing_left_behind(number: int) 
         running.wait()
     assert running.returncode == 128 + number, output + errors
     assert "all processes are stopped" in output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_the_calls_can_be_played_by_way_of_the_distributor_process(tmp_path: Path) -> None:
+    with Deployment(tmp_path, service=demo.SERVICE) as deployment:
+        target = f"PYRONAME:replicator.test.distributor@127.0.0.1:{deployment.name_server_port}"
+        report = play(target, callers=8, client_count=2, count=300)
+    assert report["calls"] == 300
+    assert (report["lost"], report["doubled"], report["audit"]) == (0, 0, "ok")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,525 @@
+"""Routing as a pure machine: single stories first, then random ones with an oracle beside them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.routing import NO_FACTS, REST_MS_MAX, Routing
+from distributor.states import RoutingRules
+from replicator.core.messages import Answer, Facts, Status
+from replicator.values import pack_wire, unpack_wire
+from replicator.wire import FLAG_STALE
+
+DEADLINE_MS = 10_000
+
+
+class World:
+    """A routing with a hand-turned clock; keeps every effect and every completion."""
+
+    def __init__(self, *nodes: str, **rules: int) -> None:
+        self.routing = Routing(nodes or ("a", "b", "c"), RoutingRules(**{"silence_ms": 1_000, **rules}), seed=7)
+        self.now_ms = 0
+        self.answers: dict[str, Answer] = {}
+        self.calls: list[Call] = []
+        self.notes: list[Note] = []
+        self.to_connect: list[str] = []
+
+    def submit(self, *tokens: str, deadline_ms: int = DEADLINE_MS, flags: int = 0) -> None:
+        for token in tokens:
+            self.routing.submit(token, token.encode(), 0, flags, deadline_ms)
+
+    def flush(self, after_ms: int = 0) -> list[Effect]:
+        self.now_ms += after_ms
+        effects = self.routing.flush(self.now_ms)
+        for effect in effects:
+            if isinstance(effect, Complete):
+                assert isinstance(effect.token, str)
+                assert effect.token not in self.answers, "completed twice"
+                self.answers[effect.token] = effect.answer
+            elif isinstance(effect, Call):
+                self.calls.append(effect)
+            elif isinstance(effect, Connect):
+                self.to_connect.append(effect.node)
+            elif isinstance(effect, Note):
+                self.notes.append(effect)
+        self.routing._check()
+        return effects
+
+    def call_out(self) -> Call | None:
+        """Return the last call if it is still outstanding."""
+        last = self.calls[-1] if self.calls else None
+        if last is None:
+            return None
+        node = self.routing._nodes[last.node]
+        return last if node.outstanding is not None and node.call == last.call else None
+
+    def connected(self, after_ms: int = 0) -> Call:
+        """Return the call that is out, or let connects succeed until one is made."""
+        for _ in range(10):
+            call = self.call_out()
+            if call is not None:
+                return call
+            self.flush(after_ms)
+            while self.to_connect:
+                self.routing.on_link_up(self.to_connect.pop())
+        raise AssertionError("no call was made")
+
+    def answer(self, call: Call, *answers: Answer) -> None:
+        self.routing.on_answers(call.node, call.call, answers, self.now_ms)
+
+    def statuses(self) -> dict[str, Status]:
+        return {token: Status(answer.status) for token, answer in self.answers.items()}
+
+
+def done(view: int = 1) -> Answer:
+    return Answer(Status.DONE, b"\xc0", Facts(view, 1, 2, 2, False))
+
+
+def not_active(view: int, active: str = "", *in_sync: str) -> Answer:
+    return Answer(Status.NOT_ACTIVE, pack_wire([view, active, in_sync]), NO_FACTS)
+
+
+def overloaded(retry_after_ms: int) -> Answer:
+    return Answer(Status.OVERLOADED, pack_wire(["fifo_entries_max", retry_after_ms]), NO_FACTS)
+
+
+UNKNOWN = Answer(Status.UNKNOWN, b"", NO_FACTS)
+
+
+def sent(call: Call) -> list[str]:
+    return [outgoing.message.decode() for outgoing in call.messages]
+
+
+def test_a_message_goes_out_and_its_answer_comes_back() -> None:
+    world = World()
+    world.submit("m1")
+    call = world.connected()
+    assert sent(call) == ["m1"]
+    assert call.messages[0].remaining_ms == DEADLINE_MS
+    world.answer(call, done())
+    world.flush()
+    assert world.statuses() == {"m1": Status.DONE}
+    assert world.routing.next_wake_ms(world.now_ms) is None
+
+
+def test_what_gathers_while_a_batch_is_out_is_the_next_batch() -> None:
+    world = World()
+    world.submit("m1")
+    first = world.connected()
+    world.submit("m2", "m3", "m4")
+    assert not world.flush()
+    world.answer(first, done())
+    world.flush()
+    assert sent(world.calls[-1]) == ["m2", "m3", "m4"]
+
+
+@pytest.mark.parametrize(("limits", "count"), [({"batch_entries_max": 2}, 2), ({"batch_bytes_max": 5}, 2)])
+def test_a_batch_is_capped_by_count_and_by_bytes(limits: dict[str, int], count: int) -> None:
+    world = World("a", **limits)
+    world.submit("m1", "m2", "m3", "m4")
+    assert len(world.connected().messages) == count
+
+
+def test_a_message_above_the_cap_of_bytes_travels_alone() -> None:
+    world = World("a", batch_bytes_max=3)
+    world.submit("a long one", "m2")
+    assert sent(world.connected()) == ["a long one"]
+
+
+def test_an_unknown_active_is_probed_with_one_message() -> None:
+    world = World()
+    world.submit("m1", "m2", "m3")
+    call = world.connected()
+    assert sent(call) == ["m1"]
+    world.answer(call, done())
+    world.flush()
+    assert sent(world.calls[-1]) == ["m2", "m3"]
+
+
+def test_not_active_leads_to_the_named_active_at_once() -> None:
+    world = World()
+    world.submit("m1")
+    call = world.connected()
+    assert call.node == "a"
+    world.answer(call, not_active(3, "c", "b", "c"))
+    second = world.connected()
+    assert second.node == "c"
+    assert second.messages[0].message == call.messages[0].message
+    assert (world.routing.view, world.routing.active) == (3, "c")
+
+
+def test_the_known_view_changes_only_to_a_higher_number_and_an_equal_one_fills_in_the_active() -> None:
+    """Claim 4, as a table of answers and what is known after each."""
+    world = World()
+    world.submit("m1")
+    for answer, view, active in (
+        (not_active(5, ""), 5, ""),
+        (not_active(4, "a"), 5, ""),
+        (not_active(5, "b"), 5, "b"),
+        (not_active(5, "c"), 5, "b"),
+        (not_active(6, "c"), 6, "c"),
+    ):
+        world.answer(world.connected(after_ms=REST_MS_MAX), answer)
+        world.flush()
+        assert (world.routing.view, world.routing.active) == (view, active)
+
+
+def test_a_lost_link_sends_the_same_bytes_elsewhere_at_once_in_the_old_order() -> None:
+    """Claim 2: the active is known and holds a batch; more waits; the link breaks."""
+    world = World()
+    world.submit("m0")
+    world.answer(world.connected(), done())
+    world.submit("m1", "m2")
+    world.flush()
+    lost = world.calls[-1]
+    assert (lost.node, sent(lost)) == ("a", ["m1", "m2"])
+    world.submit("m3")
+    world.routing.on_link_lost("a", world.now_ms)
+    probe = world.connected()
+    assert probe.node == "b"
+    assert sent(probe) == ["m1"]
+    world.answer(probe, done(view=2))
+    world.flush()
+    assert sent(world.calls[-1]) == ["m2", "m3"]
+
+
+def test_in_sync_nodes_are_tried_before_others() -> None:
+    world = World("a", "b", "c", "d")
+    world.submit("m1")
+    world.answer(world.connected(), not_active(2, "d", "c", "d"))
+    call = world.connected()
+    assert call.node == "d"
+    world.routing.on_link_lost("d", world.now_ms)
+    assert world.connected().node == "c"
+
+
+def test_a_refused_connection_leads_to_the_next_node_and_back_with_a_growing_rest() -> None:
+    world = World("a", "b")
+    world.submit("m1", deadline_ms=100_000)
+    tried: list[tuple[int, str]] = []
+    while world.now_ms < 2_000:
+        world.flush()
+        if world.to_connect:
+            node = world.to_connect.pop()
+            tried.append((world.now_ms, node))
+            world.routing.on_link_lost(node, world.now_ms)
+            continue
+        wake_ms = world.routing.next_wake_ms(world.now_ms)
+        assert wake_ms is not None
+        world.now_ms = max(world.now_ms, wake_ms)
+    assert tried[:2] == [(0, "a"), (0, "b")]
+    times = [when for when, node in tried if node == "a"]
+    rests = [after - before for before, after in pairwise(times)]
+    assert rests[0] <= 10
+    assert max(rests) <= REST_MS_MAX * 1.25 + 1
+    assert len(times) < 60
+
+
+def test_a_silent_node_is_dropped_and_its_batch_goes_elsewhere() -> None:
+    world = World()
+    world.submit("m0")
+    world.answer(world.connected(), done())
+    world.submit("m1")
+    world.flush()
+    assert not world.flush(999)
+    effects = world.flush(1)
+    assert Drop("a") in effects
+    assert world.connected().node == "b"
+
+
+def test_a_node_that_need_not_be_active_is_given_a_quarter_of_the_silence() -> None:
+    world = World()
+    world.submit("m1")
+    assert world.connected().silence_ms == 250
+    assert world.routing.next_wake_ms(world.now_ms) == 250
+    assert Drop("a") in world.flush(250)
+
+
+def test_too_few_answers_drop_the_link() -> None:
+    world = World("a")
+    world.submit("m1", "m2")
+    world.answer(world.connected(), done())
+    assert Drop("a") in world.flush()
+    assert not world.answers
+
+
+def test_a_late_answer_to_a_call_that_was_taken_back_is_ignored() -> None:
+    world = World("a", "b")
+    world.submit("m1")
+    old = world.connected()
+    world.routing.on_link_lost(old.node, world.now_ms)
+    new = world.connected()
+    world.answer(old, done())
+    world.answer(new, done())
+    world.answer(new, done())
+    world.flush()
+    assert world.statuses() == {"m1": Status.DONE}
+
+
+def test_after_a_lost_call_batches_begin_again_with_one_message() -> None:
+    """One message whose answer breaks the link must not take the others with it."""
+    world = World("a")
+    world.submit(*[f"m{number}" for number in range(30)])
+    assert len(world.connected().messages) == 30
+    world.routing.on_link_lost("a", world.now_ms)
+    sizes = []
+    while len(world.answers) < 30:
+        call = world.connected(after_ms=REST_MS_MAX)
+        sizes.append(len(call.messages))
+        world.answer(call, *[done()] * len(call.messages))
+        world.flush()
+    assert sizes == [1, 8, 21]
+
+
+def test_overloaded_is_tried_again_within_the_deadline_and_told_when_it_is_over() -> None:
+    world = World("a")
+    world.submit("m1", deadline_ms=200)
+    world.answer(world.connected(), overloaded(100))
+    world.flush()
+    wake_ms = world.routing.next_wake_ms(world.now_ms)
+    assert wake_ms is not None
+    assert 100 <= wake_ms <= 150
+    call = world.connected(after_ms=wake_ms)
+    world.answer(call, overloaded(100))
+    world.flush()
+    assert world.statuses() == {"m1": Status.OVERLOADED}
+
+
+def test_overloaded_lets_others_pass() -> None:
+    world = World("a")
+    world.submit("m1", "m2")
+    world.answer(world.connected(), overloaded(100), done())
+    world.submit("m3")
+    world.flush()
+    assert sent(world.calls[-1]) == ["m3"]
+
+
+@pytest.mark.parametrize(
+    ("story", "status"),
+    [
+        ("never sent", Status.UNAVAILABLE),
+        ("refused", Status.UNAVAILABLE),
+        ("refused by a distributor", Status.UNAVAILABLE),
+        ("outstanding", Status.UNKNOWN),
+        ("lost", Status.UNKNOWN),
+        ("given up", Status.UNKNOWN),
+        ("dropped by the node", Status.UNKNOWN),
+        ("lost, then refused", Status.UNKNOWN),
+        ("nonsense", Status.UNKNOWN),
+    ],
+)
+def test_at_the_deadline_unknown_is_said_only_if_some_send_may_have_been_accepted(story: str, status: Status) -> None:
+    """Claim 3."""
+    world = World("a")
+    world.submit("m1", deadline_ms=500)
+    if story != "never sent":
+        call = world.connected()
+        if story == "refused":
+            world.answer(call, not_active(1))
+        elif story == "refused by a distributor":
+            world.answer(call, Answer(Status.UNAVAILABLE, b"", NO_FACTS))
+        elif story == "dropped by the node":
+            world.answer(call, UNKNOWN)
+        elif story == "nonsense":
+            world.answer(call, Answer(77, b"?", NO_FACTS))
+        elif story == "given up":
+            world.routing.on_given_up("a")
+        elif story != "outstanding":
+            world.routing.on_link_lost("a", world.now_ms)
+        if story == "lost, then refused":
+            world.answer(world.connected(after_ms=REST_MS_MAX), not_active(1))
+    world.flush(500)
+    assert world.statuses() == {"m1": status}
+
+
+def test_a_deadline_passes_while_the_batch_is_out_and_the_answer_comes_late() -> None:
+    world = World("a")
+    world.submit("m1", deadline_ms=100)
+    world.submit("m2")
+    call = world.connected()
+    world.flush(100)
+    assert world.statuses() == {"m1": Status.UNKNOWN}
+    world.answer(call, done(), done())
+    world.flush()
+    assert world.statuses() == {"m1": Status.UNKNOWN, "m2": Status.DONE}
+
+
+def test_one_more_than_requests_max_is_overloaded_at_once() -> None:
+    """Claim 6."""
+    world = World("a", requests_max=2)
+    world.submit("m1", "m2", "m3")
+    world.flush()
+    assert world.statuses() == {"m3": Status.OVERLOADED}
+    assert world.routing.is_full
+
+
+def test_a_stale_read_goes_beside_what_waits_for_the_active_and_proves_nothing() -> None:
+    world = World("a", "b")
+    world.submit("m0")
+    world.answer(world.connected(), done(view=1))
+    world.submit("m1")
+    world.submit("r1", flags=FLAG_STALE)
+    world.flush()
+    assert sent(world.calls[-1]) == ["m1"]
+    assert world.to_connect == ["b"]
+    world.routing.on_link_up("b")
+    world.flush()
+    read = world.calls[-1]
+    assert (read.node, sent(read)) == ("b", ["r1"])
+    world.answer(read, done(view=9))
+    world.flush()
+    assert (world.routing.view, world.routing.active) == (1, "a")
+    assert world.statuses()["r1"] is Status.DONE
+
+
+def test_abandon_completes_everything() -> None:
+    world = World("a", batch_entries_max=1)
+    world.submit("m1", "m2")
+    world.connected()
+    world.routing.abandon()
+    world.flush()
+    assert world.statuses() == {"m1": Status.UNKNOWN, "m2": Status.UNAVAILABLE}
+
+
+def test_a_cancelled_request_is_neither_sent_nor_completed() -> None:
+    world = World("a")
+    request = world.routing.submit("m1", b"m1", 0, 0, DEADLINE_MS)
+    world.submit("m2")
+    world.routing.cancel(request)
+    call = world.connected()
+    assert sent(call) == ["m2"]
+    world.answer(call, done())
+    world.flush(DEADLINE_MS)
+    assert world.statuses() == {"m2": Status.DONE}
+
+
+def test_the_earliest_deadline_is_exact_when_it_is_near() -> None:
+    world = World("a")
+    world.submit("m1", deadline_ms=100)
+    world.submit("m2", deadline_ms=5_000)
+    assert world.routing.earliest_deadline_ms(1_000) == 100
+    world.answer(world.connected(), done(), done())
+    world.submit("m3", deadline_ms=6_000)
+    assert world.routing.earliest_deadline_ms(1_000) is None
+    assert world.routing.deadline_bound_ms() == 6_000
+
+
+class Oracle(World):
+    """Remembers what was done with each send, and judges every completion by it."""
+
+    def __init__(self, *nodes: str) -> None:
+        super().__init__(*nodes, requests_max=12, batch_entries_max=4)
+        self.submitted: set[str] = set()
+        self.maybe: set[str] = set()  # tokens of which some send may have been accepted
+        self.out: dict[str, Call] = {}
+        self.connecting: list[str] = []
+
+    def step(self, after_ms: int = 0) -> None:
+        for effect in self.flush(after_ms):
+            if isinstance(effect, Call):
+                assert effect.node not in self.out, "two batches are outstanding at one node"
+                self.out[effect.node] = effect
+            elif isinstance(effect, Connect):
+                assert effect.node not in self.connecting
+                self.connecting.append(effect.node)
+            elif isinstance(effect, Drop):
+                self.maybe |= set(sent(self.out.pop(effect.node)))
+            elif isinstance(effect, Complete):
+                self.judge(str(effect.token), effect.answer)
+
+    def judge(self, token: str, answer: Answer) -> None:
+        is_out = any(token in sent(call) for call in self.out.values())
+        if answer.status == Status.UNKNOWN:
+            assert token in self.maybe or is_out, f"{token} was surely refused"
+        elif answer.status in (Status.UNAVAILABLE, Status.OVERLOADED):
+            assert token not in self.maybe, f"{token} may have been accepted"
+            assert not is_out
+
+    def lose(self, node: str, *, is_given_up: bool) -> None:
+        call = self.out.pop(node, None)
+        if call is not None:
+            self.maybe |= set(sent(call))
+        if node in self.connecting:
+            self.connecting.remove(node)
+        if is_given_up:
+            self.routing.on_given_up(node)
+        else:
+            self.routing.on_link_lost(node, self.now_ms)
+
+    def respond(self, node: str, draw: st.DataObject) -> None:
+        call = self.out.pop(node)
+        answers = []
+        for token in sent(call):
+            status = draw.draw(st.sampled_from([*Status, 77]))
+            view = draw.draw(st.integers(0, 3))
+            active = draw.draw(st.sampled_from(["", "a", "b", "zz"]))
+            bodies = {Status.NOT_ACTIVE: pack_wire([view, active, ["b"]]), Status.OVERLOADED: pack_wire(["x", 30])}
+            body = bodies.get(status, b"\xc0") if draw.draw(st.integers(0, 9)) else b"garbage"
+            answers.append(Answer(status, body, Facts(view, 1, 2, 2, False)))
+            if status in (Status.UNKNOWN, 77):
+                self.maybe.add(token)
+        self.routing.on_answers(call.node, call.call, answers, self.now_ms)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_request_is_lost_or_completed_twice_whatever_happens(data: st.DataObject) -> None:
+    """Claims 1, 3 and 5: random submits, answers, losses and waits; `_check` after each, the oracle at each completion."""
+    world = Oracle("a", "b", "c")
+    count = data.draw(st.integers(1, 40))
+    for number in range(count):
+        kind = data.draw(st.integers(0, 5))
+        nodes = sorted(world.out)
+        if kind <= 1:
+            token = f"m{number}"
+            world.submitted.add(token)
+            deadline_ms = world.now_ms + data.draw(st.integers(1, 3_000))
+            world.submit(token, deadline_ms=deadline_ms, flags=data.draw(st.sampled_from([0, 0, FLAG_STALE])))
+        elif kind == 2 and nodes:
+            world.respond(data.draw(st.sampled_from(nodes)), data)
+        elif kind == 3 and world.connecting:
+            node = world.connecting.pop(data.draw(st.integers(0, len(world.connecting) - 1)))
+            world.routing.on_link_up(node)
+        elif kind == 4:
+            world.lose(data.draw(st.sampled_from(["a", "b", "c"])), is_given_up=data.draw(st.booleans()))
+        world.step(data.draw(st.sampled_from([0, 0, 1, 40, 1_000])))
+    world.step(10_000)
+    assert set(world.answers) == world.submitted
+    assert world.routing.count == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["submit", "lose", "answer"]), max_size=60))
+def test_the_order_of_submission_holds_across_losses(moves: list[str]) -> None:
+    """What takes effect first at a node that answers all of a batch or nothing is what was submitted first."""
+    world = Oracle("a", "b")
+    number = 0
+    effects: list[str] = []
+    for move in moves:
+        if move == "submit" and not world.routing.is_full:
+            number += 1
+            world.submit(f"{number:03}")
+        for node in list(world.connecting):
+            world.connecting.remove(node)
+            world.routing.on_link_up(node)
+        for node in sorted(world.out):
+            if move == "lose":
+                world.lose(node, is_given_up=False)
+            elif move == "answer":
+                call = world.out.pop(node)
+                effects += sent(call)
+                world.answer(call, *[done()] * len(call.messages))
+        world.step(1)
+    assert effects == sorted(effects)
+
+
+def test_a_refusal_names_the_limit() -> None:
+    world = World("a", requests_max=1)
+    world.submit("m1", "m2")
+    world.flush()
+    assert unpack_wire(world.answers["m2"].body)[0] == "requests_max"

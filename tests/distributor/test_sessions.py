@@ -1,0 +1,63 @@
+"""The numbering of a transaction's messages, and the gathering of a call's answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from distributor.sessions import Blob, Conversation
+from replicator.core.messages import Answer, Status, split_message
+from replicator.errors import TransactionError
+from replicator.wire import Facts, decode_answers
+
+FACTS = Facts(1, 1, 2, 2, False)
+
+
+@pytest.mark.parametrize("status", [Status.DONE, Status.ABORTED, Status.FAILED])
+def test_a_remembered_outcome_counts(status: Status) -> None:
+    talk = Conversation(bytes(16))
+    talk.settle(talk.begin("add", {"cents": 1}), status)
+    assert split_message(talk.begin("add", {"cents": 1}))[1] == 2
+
+
+@pytest.mark.parametrize("status", [Status.REFUSED, Status.OVERLOADED])
+def test_a_refusal_does_not_count_and_leaves_the_choice_free(status: Status) -> None:
+    talk = Conversation(bytes(16))
+    talk.settle(talk.begin("add", {"cents": 1}), status)
+    assert split_message(talk.begin("finish", {}))[1:3] == (1, "finish")
+
+
+@pytest.mark.parametrize("status", [Status.UNKNOWN, Status.UNAVAILABLE])
+def test_an_unsettled_message_is_repeated_with_the_same_bytes_before_any_other(status: Status) -> None:
+    talk = Conversation(bytes(16))
+    first = talk.begin("add", {"cents": 1})
+    talk.settle(first, status)
+    with pytest.raises(TransactionError, match=r"message 1 .* unsettled.*repeat it"):
+        talk.begin("add", {"cents": 2})
+    assert talk.begin("add", {"cents": 1}) == first
+    talk.settle(first, Status.DONE)
+    assert split_message(talk.begin("add", {"cents": 2}))[1] == 2
+
+
+def test_one_message_is_on_its_way_at_a_time() -> None:
+    talk = Conversation(bytes(16))
+    first = talk.begin("add", {"cents": 1})
+    with pytest.raises(TransactionError, match="still on its way"):
+        talk.begin("add", {"cents": 1})
+    talk.settle(first, Status.DONE)
+    assert talk.msg_no == 2
+
+
+def test_a_readonly_message_is_not_counted() -> None:
+    talk = Conversation(bytes(16))
+    assert split_message(talk.read("total", {}))[1:3] == (1, "total")
+    assert talk.msg_no == 1
+
+
+def test_answers_leave_in_the_order_of_the_messages_once_all_are_there() -> None:
+    sent: list[bytes] = []
+    blob = Blob(sent.append, 3)
+    for index in (2, 0):
+        blob.put(index, Answer(Status.DONE, bytes([index]), FACTS))
+    assert not sent
+    blob.put(1, Answer(Status.DONE, b"\x01", FACTS))
+    assert [answer.body for answer in decode_answers(sent[0])] == [b"\x00", b"\x01", b"\x02"]
