@@ -49,6 +49,7 @@ class DistributorProcess:
     def __init__(self, config: Config, *, with_arbiter: bool = True) -> None:
         self.config = config
         self.counts: Counter[str] = Counter()
+        self._register = _open_register(config) if with_arbiter else None
         self.loop = Loop()
         timing, limits = config.timing, config.limits
         self._routing = Routing(
@@ -58,7 +59,6 @@ class DistributorProcess:
         )
         self._timer: Timer | None = None
         self._timer_ms = 0
-        self._register = _open_register(config) if with_arbiter else None
         self._gateway = Gateway(self._on_message)
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: {"submit": self._on_submit, "invoke": self._gateway.on_invoke},

@@ -150,7 +150,7 @@ def test_after_an_unknown_outcome_only_the_same_message_may_follow(world: World)
         with pytest.raises(OutcomeUnknown):
             call.deposit("alice", cents=1)
         node.mode = "active"
-        with pytest.raises(TransactionError, match="message 1 .*unsettled"):
+        with pytest.raises(TransactionError, match=r"message 1 .*unsettled"):
             call.deposit("alice", cents=2)
         assert call.deposit("alice", cents=1) == 1
         assert call.deposit("alice", cents=2) == 2
@@ -203,7 +203,7 @@ def test_what_is_no_client_is_refused(world: World) -> None:
 
 @pytest.mark.parametrize("target", ["PYRO:nonsense", "PYRONAME:x", "PYRONAME:x@host:port", "no-such.toml"])
 def test_a_target_that_cannot_be_is_refused_at_once(target: str) -> None:
-    with pytest.raises(UsageError, match="PYRO|cannot be read"):
+    with pytest.raises(UsageError, match=r"PYRO|cannot be read"):
         connect(Bank, target)
 
 

@@ -55,7 +55,6 @@ class FakeNode:
         self.executed: dict[tuple[bytes, int], Answer] = {}
         self.arrived = threading.Condition()
         self._port = port
-        self._served = threading.Event()
         self._held: list[Request] = []
         self.loop = Loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -84,12 +83,9 @@ class FakeNode:
 
     def stop(self) -> None:
         """Die: every connection closes."""
-        self.loop.stop()
-        self._thread.join(WAIT_S)
-
-    def release(self) -> None:
-        """Refuse what was held in mode "silent", so that nothing waits for it."""
-        self.loop.call_soon_threadsafe(lambda: [request.refuse("released") for request in self._held] and None)
+        if self._thread.is_alive():
+            self.loop.stop()
+            self._thread.join(WAIT_S)
 
     def wait_for(self, count: int) -> None:
         """Wait until *count* messages have arrived."""
@@ -132,9 +128,12 @@ class FakeNode:
         if mode == "overloaded" and message not in self.messages:
             return Answer(Status.OVERLOADED, pack_wire(["fifo_entries_max", 5]), facts)
         key = (txn_id, msg_no)
-        if key not in self.executed:
-            self.executed[key] = self._execute(str(name), arguments, facts)
-        return self.executed[key]
+        if key in self.executed:
+            return self.executed[key]
+        answer = self._execute(str(name), arguments, facts)
+        if answer.status != Status.REFUSED and name != "balance":
+            self.executed[key] = answer
+        return answer
 
     def _execute(self, name: str, arguments: Any, facts: Facts) -> Answer:
         if name == "refuse":

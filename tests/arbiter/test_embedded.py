@@ -1,0 +1,118 @@
+"""The arbiter's file: first record, one host, damage, and a kill in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from replicator.arbiter.embedded import PARTITION, Register, RegisterInUse, init_database
+from replicator.config import Config, load
+from replicator.core.views import View
+from replicator.errors import CorruptRecord, StorageError
+from tests.distributor.fakes import write_config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load(write_config(tmp_path, {"a": ("127.0.0.1", 1), "b": ("127.0.0.1", 2)}))
+
+
+def test_the_first_record_is_read_back(config: Config) -> None:
+    first = init_database(config)
+    assert (first.number, first.active, first.in_sync, first.opened) == (0, None, (), False)
+    assert (first.members, first.ack) == (("a", "b"), config.database.ack)
+    assert len(first.database_id) == 32
+    with Register(config.arbiter_file) as register:
+        assert View.from_bytes(register.read(PARTITION)) == first
+
+
+def test_a_second_first_record_is_refused_unless_asked_for_and_has_another_id(config: Config) -> None:
+    first = init_database(config)
+    with pytest.raises(StorageError, match="--again"):
+        init_database(config)
+    with Register(config.arbiter_file) as register:
+        assert View.from_bytes(register.read(PARTITION)) == first
+    assert init_database(config, again=True).database_id != first.database_id
+
+
+def test_without_a_record_it_does_not_open(config: Config) -> None:
+    with pytest.raises(StorageError, match="replicator init-database"):
+        Register(config.arbiter_file)
+    sqlite3.connect(config.arbiter_file).close()
+    with pytest.raises(StorageError, match="replicator init-database"):
+        Register(config.arbiter_file)
+    init_database(config)
+
+
+def test_one_process_hosts_it(config: Config) -> None:
+    init_database(config)
+    with Register(config.arbiter_file):
+        with pytest.raises(RegisterInUse, match="another arbiter or distributor"):
+            Register(config.arbiter_file)
+        with pytest.raises(RegisterInUse):
+            init_database(config, again=True)
+    Register(config.arbiter_file).close()
+
+
+def test_a_damaged_file_is_never_guessed_at(config: Config) -> None:
+    init_database(config)
+    config.arbiter_file.write_bytes(b"x" * 8192)
+    with pytest.raises(CorruptRecord, match="damaged") as caught:
+        Register(config.arbiter_file)
+    assert caught.value.file == str(config.arbiter_file)
+
+
+def test_every_flipped_byte_of_the_record_is_found(config: Config) -> None:
+    init_database(config)
+    with Register(config.arbiter_file) as register:
+        record = register.read(PARTITION)
+    for at in range(len(record)):
+        flipped = bytearray(record)
+        flipped[at] ^= 1
+        database = sqlite3.connect(config.arbiter_file)
+        with database:
+            database.execute("UPDATE register SET record = ?", (bytes(flipped),))
+        database.close()
+        with Register(config.arbiter_file) as register, pytest.raises(CorruptRecord):
+            register.read(PARTITION)
+
+
+CLIMBER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from replicator.arbiter.embedded import PARTITION, Register
+from replicator.core.views import View
+with Register(Path(sys.argv[1])) as register:
+    while True:
+        view = View.from_bytes(register.read(PARTITION))
+        higher = replace(view, number=view.number + 1)
+        register.propose(PARTITION, view.number, higher.to_bytes())
+        print(higher.number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_what_was_accepted_survives_kill_9(config: Config, count: int) -> None:
+    """A process raises the number and says each one; killed in the middle, the file has the last said, or one more."""
+    first = init_database(config)
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIMBER, str(config.arbiter_file)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(count):
+            process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+        rest = [line for line in process.stdout.read().splitlines() if line.isdigit()]
+    said = int(rest[-1]) if rest else count
+    with Register(config.arbiter_file) as register:
+        stored = View.from_bytes(register.read(PARTITION))
+    assert stored.number in (said, said + 1)
+    assert stored == replace(first, number=stored.number)
