@@ -5,7 +5,7 @@ new view): only the proof releases replies (V1). A reply needs every member of t
 not yet settled (V5, V12). Refusals that depend on state, and readonly replies, wait for a barrier: a round of forwards
 begun after the message came (V10).
 
-Invariants: at most one forward is outstanding per backup; a reply leaves at most once; nothing is released by a node that
+Invariants: at most two forwards are outstanding per backup, the second only if it is a full one; a reply leaves at most once; nothing is released by a node that
 is not the active of its view.
 """
 
@@ -34,6 +34,10 @@ from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
 from replicator.service import handler_of
 from replicator.values import pack_wire
 
+#: One forward is under way while the next gathers; a second one may leave when it is worth its cost, so that a backup
+#: executes the beginning of a long turn while the active executes its end.
+FORWARDS_MAX = 2
+SECOND_FORWARD_ENTRIES_MIN = 32
 #: Deadlines put into the FIFO in one tick, so that a thousand at once do not hold up the messages between them.
 DEADLINES_PER_TICK_MAX = 256
 #: Told to a caller that met a full FIFO: long enough for a batch to drain, short against any deadline.
@@ -50,13 +54,13 @@ class Peer:
         "heard_ms",
         "is_adopted",
         "is_joining",
-        "is_outstanding",
         "last_seq",
         "last_view",
         "match_applied",
         "match_received",
         "member",
         "next_seq",
+        "outstanding",
         "sent_ms",
         "sent_round",
     )
@@ -71,7 +75,7 @@ class Peer:
         self.match_received = 0
         self.match_applied = 0
         self.next_seq = 1
-        self.is_outstanding = False
+        self.outstanding = 0  # forwards sent and not acked
         self.sent_round = 0
         self.acked_round = 0
         self.asked_ms = -1
@@ -311,7 +315,7 @@ class Active:
             self._is_round_due = False
             self.round += 1
         for peer in self.peers.values():
-            if peer.is_adopted and not peer.is_outstanding and state.linked.get(peer.member.name):
+            if peer.is_adopted and peer.outstanding < FORWARDS_MAX and state.linked.get(peer.member.name):
                 self._forward(peer)
         self.release()
 
@@ -319,6 +323,8 @@ class Active:
         state = self.state
         fifo, rules = state.fifo, state.rules
         entries: list[bytes] = []
+        if peer.outstanding and fifo.executed_seq - peer.next_seq < SECOND_FORWARD_ENTRIES_MIN - 1:
+            return
         if peer.next_seq <= fifo.executed_seq:
             entries = fifo.sealed_after(
                 peer.next_seq - 1, entries_max=rules.batch_entries_max, bytes_max=rules.batch_bytes_max
@@ -332,7 +338,7 @@ class Active:
         peer.next_seq += len(entries)
         peer.sent_round = self.round
         peer.sent_ms = state.elapsed_ms
-        peer.is_outstanding = True
+        peer.outstanding += 1
         want = Level.APPLIED if self._waiting[Level.APPLIED] or peer.is_joining else Level.RECEIVED
         frame = Forward(
             state.next_request(),
@@ -354,7 +360,7 @@ class Active:
         peer = self.peers.get(ack.sender.name)
         if peer is None or peer.member != ack.sender or state.view is None or ack.view != state.view.number:
             return ""
-        peer.is_outstanding = False
+        peer.outstanding = max(0, peer.outstanding - 1)
         peer.heard_ms = state.elapsed_ms
         if ack.problem == "unknown view":
             peer.is_adopted = peer.answered = False
@@ -368,12 +374,12 @@ class Active:
         peer.match_applied = max(peer.match_applied, ack.applied)
         peer.acked_round = max(peer.acked_round, ack.round)
         if ack.problem == "gap" or peer.next_seq <= peer.match_received:
-            peer.next_seq = peer.match_received + 1
+            self.on_silence(peer)
         return ""
 
     def on_silence(self, peer: Peer) -> None:
         """Forget what was sent on a broken link: send again from what is proved."""
-        peer.is_outstanding = False
+        peer.outstanding = 0
         peer.next_seq = peer.match_received + 1
 
     # -- release -----------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ class Council:
                 return
             elif not state.linked.get(name):
                 state.effects.append(Connect(name))
-            if peer.is_outstanding and state.elapsed_ms - peer.sent_ms > 2 * state.rules.heartbeat_ms:
+            if peer.outstanding and state.elapsed_ms - peer.sent_ms > 2 * state.rules.heartbeat_ms:
                 self.active.on_silence(peer)
         self._ask_peers()
         self._open_if_level()
@@ -424,7 +424,7 @@ class Council:
                 self.active.peers[frame.sender.name] = peer
                 state.note("joining", node=frame.sender.name, after=frame.last_seq)
             peer.settle(frame.last_seq, frame.last_seq)
-            peer.is_outstanding = False
+            peer.outstanding = 0
             peer.heard_ms = state.elapsed_ms
             if not state.linked.get(frame.sender.name):
                 state.effects.append(Connect(frame.sender.name))

@@ -144,7 +144,9 @@ class Transactions:
                 f"transaction {shown} was made {made_ms - now_ms} ms in the future: set the caller's clock"
             )
         if 0 < made_ms <= self.watermark_ms:
-            return TooLate(f"transaction {txn_id.hex()} is older than what is remembered; whether it took effect is not known")
+            return TooLate(
+                f"transaction {txn_id.hex()} is older than what is remembered; whether it took effect is not known"
+            )
         return Verdict.NEW
 
     def record(self, entry: Entry, status: int, body: bytes, outcome: OutcomeState) -> None:

@@ -62,6 +62,8 @@ from replicator.wire import decode_frame, encode_frame
 TICKS_PER_HEARTBEAT = 4
 #: Young objects before a collection (default 700), and how many of those before the older ones are looked through.
 GC_THRESHOLDS = (50_000, 50, 1_000)
+#: Messages of one turn after which they are forwarded, so that the backups work while we go on.
+SUBMITTED_PER_PUMP = 32
 #: At SIGTERM: how long held replies may still leave.
 LAST_REPLIES_MS = 1_000
 
@@ -109,6 +111,7 @@ class Node:
         self._queue: deque[Effect] = deque()
         self._is_performing = False
         self._is_ticked = False
+        self._submitted_count = 0
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
         self._performers: dict[type, Callable[[Any], None]] = {
             Execute: self.perform_execute,
@@ -253,7 +256,7 @@ class Node:
         if isinstance(frame, ANSWERS):
             request = self._held.pop((effect.node, frame.request), None)
             if request is not None:
-                request.reply(data)
+                request.reply(data, at_once=True)  # an ack releases replies: it goes before our own work
         else:
             self.links.send(effect.node, data, self._on_answer)
 
@@ -281,6 +284,9 @@ class Node:
             return
         self._tick()
         self.give(Submitted(token, message, level, stale))
+        self._submitted_count += 1
+        if self._submitted_count % SUBMITTED_PER_PUMP == 0:
+            self.give(TurnEnded())
 
     def _on_frame(self, request: Request, blob: object) -> None:
         """Take a request frame of another node; its answer may come later."""

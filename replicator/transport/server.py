@@ -87,8 +87,11 @@ class Request:
         assert self._connection is not None, "the request was answered"
         return self._connection.connection_id
 
-    def reply(self, value: object) -> None:
-        """Answer with a msgpack-plain value; dropped when the caller is gone, a refusal when it is too big."""
+    def reply(self, value: object, *, at_once: bool = False) -> None:
+        """Answer with a msgpack-plain value; dropped when the caller is gone, a refusal when it is too big.
+
+        With *at_once* it is sent now, ahead of what else this turn has to do, if nothing waits before it.
+        """
         connection = self._connection
         assert connection is not None, "a request is answered once"
         data = connection.server.pack(value)
@@ -98,7 +101,8 @@ class Request:
                 self._seq, f"the answer of {len(data)} bytes is above the limit of {connection.message_bytes_max}"
             )
             return
-        connection.write(_pack_header(PREFIX, MSG_RESULT, MSGPACK, 0, self._seq, len(data), 0, MAGIC) + data)
+        write = connection.write_now if at_once else connection.write
+        write(_pack_header(PREFIX, MSG_RESULT, MSGPACK, 0, self._seq, len(data), 0, MAGIC) + data)
 
     def refuse(self, message: str) -> None:
         """Answer with a PyroError that says *message*; the caller gets no traceback."""

@@ -1,98 +1,17 @@
-"""Routing as a pure machine: single stories first, then random ones with an oracle beside them."""
+"""Routing as a pure machine, in single stories; test_routing_random.py has the random ones."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
-from distributor.routing import NO_FACTS, REST_MS_MAX, Routing
-from distributor.states import RoutingRules
-from replicator.core.messages import Answer, Facts, Status
-from replicator.values import pack_wire, unpack_wire
+from distributor.effects import Drop
+from distributor.routing import NO_FACTS, REST_MS_MAX
+from replicator.core.messages import Answer, Status
+from replicator.values import unpack_wire
 from replicator.wire import FLAG_STALE
-
-DEADLINE_MS = 10_000
-
-
-class World:
-    """A routing with a hand-turned clock; keeps every effect and every completion."""
-
-    def __init__(self, *nodes: str, **rules: int) -> None:
-        self.routing = Routing(nodes or ("a", "b", "c"), RoutingRules(**{"silence_ms": 1_000, **rules}), seed=7)
-        self.now_ms = 0
-        self.answers: dict[str, Answer] = {}
-        self.calls: list[Call] = []
-        self.notes: list[Note] = []
-        self.to_connect: list[str] = []
-
-    def submit(self, *tokens: str, deadline_ms: int = DEADLINE_MS, flags: int = 0) -> None:
-        for token in tokens:
-            self.routing.submit(token, token.encode(), 0, flags, deadline_ms)
-
-    def flush(self, after_ms: int = 0) -> list[Effect]:
-        self.now_ms += after_ms
-        effects = self.routing.flush(self.now_ms)
-        for effect in effects:
-            if isinstance(effect, Complete):
-                assert isinstance(effect.token, str)
-                assert effect.token not in self.answers, "completed twice"
-                self.answers[effect.token] = effect.answer
-            elif isinstance(effect, Call):
-                self.calls.append(effect)
-            elif isinstance(effect, Connect):
-                self.to_connect.append(effect.node)
-            elif isinstance(effect, Note):
-                self.notes.append(effect)
-        self.routing._check()
-        return effects
-
-    def call_out(self) -> Call | None:
-        """Return the last call if it is still outstanding."""
-        last = self.calls[-1] if self.calls else None
-        if last is None:
-            return None
-        node = self.routing._nodes[last.node]
-        return last if node.outstanding is not None and node.call == last.call else None
-
-    def connected(self, after_ms: int = 0) -> Call:
-        """Return the call that is out, or let connects succeed until one is made."""
-        for _ in range(10):
-            call = self.call_out()
-            if call is not None:
-                return call
-            self.flush(after_ms)
-            while self.to_connect:
-                self.routing.on_link_up(self.to_connect.pop())
-        raise AssertionError("no call was made")
-
-    def answer(self, call: Call, *answers: Answer) -> None:
-        self.routing.on_answers(call.node, call.call, answers, self.now_ms)
-
-    def statuses(self) -> dict[str, Status]:
-        return {token: Status(answer.status) for token, answer in self.answers.items()}
-
-
-def done(view: int = 1) -> Answer:
-    return Answer(Status.DONE, b"\xc0", Facts(view, 1, 2, 2, False))
-
-
-def not_active(view: int, active: str = "", *in_sync: str) -> Answer:
-    return Answer(Status.NOT_ACTIVE, pack_wire([view, active, in_sync]), NO_FACTS)
-
-
-def overloaded(retry_after_ms: int) -> Answer:
-    return Answer(Status.OVERLOADED, pack_wire(["fifo_entries_max", retry_after_ms]), NO_FACTS)
-
-
-UNKNOWN = Answer(Status.UNKNOWN, b"", NO_FACTS)
-
-
-def sent(call: Call) -> list[str]:
-    return [outgoing.message.decode() for outgoing in call.messages]
+from tests.distributor.routing_world import DEADLINE_MS, UNKNOWN, World, done, not_active, overloaded, sent
 
 
 def test_a_message_goes_out_and_its_answer_comes_back() -> None:
@@ -407,115 +326,6 @@ def test_the_earliest_deadline_is_exact_when_it_is_near() -> None:
     world.submit("m3", deadline_ms=6_000)
     assert world.routing.earliest_deadline_ms(1_000) is None
     assert world.routing.deadline_bound_ms() == 6_000
-
-
-class Oracle(World):
-    """Remembers what was done with each send, and judges every completion by it."""
-
-    def __init__(self, *nodes: str) -> None:
-        super().__init__(*nodes, requests_max=12, batch_entries_max=4)
-        self.submitted: set[str] = set()
-        self.maybe: set[str] = set()  # tokens of which some send may have been accepted
-        self.out: dict[str, Call] = {}
-        self.connecting: list[str] = []
-
-    def step(self, after_ms: int = 0) -> None:
-        for effect in self.flush(after_ms):
-            if isinstance(effect, Call):
-                assert effect.node not in self.out, "two batches are outstanding at one node"
-                self.out[effect.node] = effect
-            elif isinstance(effect, Connect):
-                assert effect.node not in self.connecting
-                self.connecting.append(effect.node)
-            elif isinstance(effect, Drop):
-                self.maybe |= set(sent(self.out.pop(effect.node)))
-            elif isinstance(effect, Complete):
-                self.judge(str(effect.token), effect.answer)
-
-    def judge(self, token: str, answer: Answer) -> None:
-        is_out = any(token in sent(call) for call in self.out.values())
-        if answer.status == Status.UNKNOWN:
-            assert token in self.maybe or is_out, f"{token} was surely refused"
-        elif answer.status in (Status.UNAVAILABLE, Status.OVERLOADED):
-            assert token not in self.maybe, f"{token} may have been accepted"
-            assert not is_out
-
-    def lose(self, node: str, *, is_given_up: bool) -> None:
-        call = self.out.pop(node, None)
-        if call is not None:
-            self.maybe |= set(sent(call))
-        if node in self.connecting:
-            self.connecting.remove(node)
-        if is_given_up:
-            self.routing.on_given_up(node)
-        else:
-            self.routing.on_link_lost(node, self.now_ms)
-
-    def respond(self, node: str, draw: st.DataObject) -> None:
-        call = self.out.pop(node)
-        answers = []
-        for token in sent(call):
-            status = draw.draw(st.sampled_from([*Status, 77]))
-            view = draw.draw(st.integers(0, 3))
-            active = draw.draw(st.sampled_from(["", "a", "b", "zz"]))
-            bodies = {Status.NOT_ACTIVE: pack_wire([view, active, ["b"]]), Status.OVERLOADED: pack_wire(["x", 30])}
-            body = bodies.get(status, b"\xc0") if draw.draw(st.integers(0, 9)) else b"garbage"
-            answers.append(Answer(status, body, Facts(view, 1, 2, 2, False)))
-            if status in (Status.UNKNOWN, 77):
-                self.maybe.add(token)
-        self.routing.on_answers(call.node, call.call, answers, self.now_ms)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_no_request_is_lost_or_completed_twice_whatever_happens(data: st.DataObject) -> None:
-    """Claims 1, 3 and 5: random submits, answers, losses and waits; `_check` after each, the oracle at each completion."""
-    world = Oracle("a", "b", "c")
-    count = data.draw(st.integers(1, 40))
-    for number in range(count):
-        kind = data.draw(st.integers(0, 5))
-        nodes = sorted(world.out)
-        if kind <= 1:
-            token = f"m{number}"
-            world.submitted.add(token)
-            deadline_ms = world.now_ms + data.draw(st.integers(1, 3_000))
-            world.submit(token, deadline_ms=deadline_ms, flags=data.draw(st.sampled_from([0, 0, FLAG_STALE])))
-        elif kind == 2 and nodes:
-            world.respond(data.draw(st.sampled_from(nodes)), data)
-        elif kind == 3 and world.connecting:
-            node = world.connecting.pop(data.draw(st.integers(0, len(world.connecting) - 1)))
-            world.routing.on_link_up(node)
-        elif kind == 4:
-            world.lose(data.draw(st.sampled_from(["a", "b", "c"])), is_given_up=data.draw(st.booleans()))
-        world.step(data.draw(st.sampled_from([0, 0, 1, 40, 1_000])))
-    world.step(10_000)
-    assert set(world.answers) == world.submitted
-    assert world.routing.count == 0
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(["submit", "lose", "answer"]), max_size=60))
-def test_the_order_of_submission_holds_across_losses(moves: list[str]) -> None:
-    """What takes effect first at a node that answers all of a batch or nothing is what was submitted first."""
-    world = Oracle("a", "b")
-    number = 0
-    effects: list[str] = []
-    for move in moves:
-        if move == "submit" and not world.routing.is_full:
-            number += 1
-            world.submit(f"{number:03}")
-        for node in list(world.connecting):
-            world.connecting.remove(node)
-            world.routing.on_link_up(node)
-        for node in sorted(world.out):
-            if move == "lose":
-                world.lose(node, is_given_up=False)
-            elif move == "answer":
-                call = world.out.pop(node)
-                effects += sent(call)
-                world.answer(call, *[done()] * len(call.messages))
-        world.step(1)
-    assert effects == sorted(effects)
 
 
 def test_a_refusal_names_the_limit() -> None:
