@@ -380,7 +380,8 @@ class Active:
     def on_silence(self, peer: Peer) -> None:
         """Forget what was sent on a broken link: send again from what is proved."""
         peer.outstanding = 0
-        peer.next_seq = peer.match_received + 1
+        if not peer.is_joining or peer.match_received:
+            peer.next_seq = peer.match_received + 1
 
     # -- release -----------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Backup:
     def __init__(self, state: State) -> None:
         self.state = state
         self.heard_ms = 0  # when the active of this view was last heard
+        self.fed_ms = -(10**9)  # when it last forwarded anything to us
         self._owed: list[Forward] = []  # forwards to be acked when executed
         self._stale: deque[StaleRead] = deque()
 
@@ -72,7 +73,7 @@ class Backup:
         if frame.sender != view.active or frame.target != state.me.incarnation:
             self._ack(frame, "conflict")
             return
-        self.heard_ms = state.elapsed_ms
+        self.heard_ms = self.fed_ms = state.elapsed_ms
         if state.role is Role.DIVERGED:
             self._ack(frame, "diverged")
             return

@@ -109,7 +109,7 @@ class Council:
         state.view = view
         state.highest_view = view.number
         self._fetching = False
-        self._join_ms = -(10**9)
+        self._join_ms = self.backup.fed_ms = -(10**9)
         self.backup.heard_ms = state.elapsed_ms
         is_active = view.active == state.me
         if before in (Role.ACTIVE, Role.OPENING) and not is_active:
@@ -180,6 +180,8 @@ class Council:
             return
         if state.elapsed_ms - self._join_ms < state.rules.heartbeat_ms:
             return
+        if state.elapsed_ms - self.backup.fed_ms < 2 * state.rules.heartbeat_ms:
+            return  # the active is bringing us level
         self._join_ms = state.elapsed_ms
         if view.active is not None and view.active.name != state.me.name:
             targets = [view.active.name]
@@ -423,8 +425,11 @@ class Council:
                 peer.answered = True
                 self.active.peers[frame.sender.name] = peer
                 state.note("joining", node=frame.sender.name, after=frame.last_seq)
-            peer.settle(frame.last_seq, frame.last_seq)
+            # A guess where to begin: what it holds is proved by its acks in this view only (V1).
+            peer.is_adopted = True
+            peer.next_seq = frame.last_seq + 1
             peer.outstanding = 0
+            peer.sent_ms = state.elapsed_ms - state.rules.heartbeat_ms
             peer.heard_ms = state.elapsed_ms
             if not state.linked.get(frame.sender.name):
                 state.effects.append(Connect(frame.sender.name))

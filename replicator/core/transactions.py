@@ -136,12 +136,11 @@ class Transactions:
 
     def _judge_unknown(self, txn_id: bytes, msg_no: int, now_ms: int) -> Verdict | ReplicatorError:
         if msg_no != 1:
-            shown = txn_id.hex()
-            return UnknownTransaction(f"no transaction {shown} is open here; begin with message 1")
+            return UnknownTransaction(f"no transaction {txn_id.hex()} is open here; begin with message 1")
         made_ms = created_ms(txn_id)
         if made_ms > now_ms + self.rules.max_skew_ms:
             return BadArguments(
-                f"transaction {shown} was made {made_ms - now_ms} ms in the future: set the caller's clock"
+                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future: set the caller's clock"
             )
         if 0 < made_ms <= self.watermark_ms:
             return TooLate(
