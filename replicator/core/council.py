@@ -274,9 +274,12 @@ class Council:
         return None if view is None else view.member(node)
 
     def see(self, sender: Member) -> None:
-        """Notice the life in which a node speaks: a new one proves that the former is dead (V2, V6)."""
+        """Notice the life in which a node speaks: a later one proves that the former is dead (V2, V6).
+
+        Incarnations of one node are ordered; a late frame of an earlier one proves nothing.
+        """
         member = self._member_at(sender.name)
-        if member is not None and member.incarnation != sender.incarnation and self._dead != member:
+        if member is not None and sender.incarnation > member.incarnation and self._dead != member:
             self._dead = member
             self.state.note("new_incarnation", node=sender.name)
             self.consider()

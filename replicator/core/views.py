@@ -19,7 +19,10 @@ from replicator.values import pack_wire, unpack_wire
 
 
 class Member(NamedTuple):
-    """A node in one of its lives: `name` from the configuration, `incarnation` new at each start of its process (V2)."""
+    """A node in one of its lives: `name` from the configuration, `incarnation` new at each start of its process (V2).
+
+    Incarnations of one node compare as text in the order of its starts.
+    """
 
     name: str
     incarnation: str

@@ -1,7 +1,8 @@
 """Own a node's data folder: one process at a time, and the view it must never fall behind.
 
 The lock is held for the life of the process, so two incarnations of one node cannot run (V2). `view.json` holds the
-database id and the highest view adopted, written and fsynced before the first ack in that view (V11, V14).
+database id and the highest view adopted, written and fsynced before the first ack in that view (V11, V14), and counts the
+starts, so that of two incarnations of a node it can be told which is the later.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class DataFolder:
         self.path = path
         self.database_id = ""
         self.highest_view = 0
+        self.starts = 0  # this one included
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -33,7 +35,13 @@ class DataFolder:
             raise StorageError(
                 f"data folder {path} is in use by another process: a node runs once; stop that one first"
             ) from error
-        self._read()
+        try:
+            self._read()
+            self.starts += 1
+            self.write(self.database_id, self.highest_view)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def _read(self) -> None:
         file = self.path / "view.json"
@@ -41,13 +49,14 @@ class DataFolder:
             return
         try:
             content = json.loads(file.read_text())
-            database_id, highest_view = content["database_id"], content["highest_view"]
-            if type(database_id) is not str or type(highest_view) is not int:
+            database_id, highest_view, starts = content["database_id"], content["highest_view"], content["starts"]
+            if type(database_id) is not str or type(highest_view) is not int or type(starts) is not int:
                 raise TypeError("wrong types")
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptRecord(f"{file} does not read back: {error}", file=str(file)) from error
         self.database_id = database_id
         self.highest_view = highest_view
+        self.starts = starts
 
     def write(self, database_id: str, highest_view: int) -> None:
         """Store durably, atomically: a new file, fsynced, renamed over the old, its folder fsynced. Costs two fsyncs.
@@ -58,7 +67,8 @@ class DataFolder:
         fresh = self.path / "view.json.new"
         try:
             with open(fresh, "w") as stream:
-                json.dump({"database_id": database_id, "highest_view": highest_view}, stream)
+                content = {"database_id": database_id, "highest_view": highest_view, "starts": self.starts}
+                json.dump(content, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(fresh, file)

@@ -103,7 +103,6 @@ class Node:
         self.config = config
         self.name = name
         self.service = service
-        self.me = Member(name, os.urandom(8).hex())
         self.replica: Replica | None = None
         self.notes = Notes(name)
         self.halted_because = ""
@@ -127,6 +126,7 @@ class Node:
         }
         own = config.nodes[name]
         self.folder = DataFolder(own.data)
+        self.me = Member(name, f"{self.folder.starts:08x}.{os.urandom(6).hex()}")
         self.loop = Loop()
         self.gateway = Gateway(self.on_submit)
         self.server = Server(

@@ -491,3 +491,16 @@ def test_p7_a_backup_whose_outcome_differs_stops_acking_and_is_removed() -> None
     world.kill(active.name)
     world.settle(5_000)
     assert backup.role is Role.DIVERGED, "a diverged node must never be promoted"
+
+
+def test_v6_a_late_frame_of_an_earlier_life_is_no_sign_of_a_new_one() -> None:
+    """The active restarted long ago; a frame that its former self sent comes late: nobody is replaced for it."""
+    world = World(Bank)
+    active, backup = pair(world)
+    number = world.record.number
+    backup.give(Received(Adopt(9, Member(active.name, "a0"), world.record.to_bytes())))
+    world.settle(2_000)
+    assert world.record.number == number
+    backup.give(Received(Adopt(9, Member(active.name, "a2"), world.record.to_bytes())))
+    world.run()
+    assert world.record.active == backup.me
