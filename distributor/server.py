@@ -118,20 +118,17 @@ class DistributorProcess:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until `stop` or a signal, then answer what is held and leave the phone book."""
+        """Serve until `stop` or a signal, then answer what is held and leave the phone book; `close` comes after."""
         log = logger.bind(node="dist")
         log.info("the distributor listens at {address}", address=self.server.uri(CLIENT_ID))
         if self._register is not None:
             log.info("it holds the arbiter of {file}", file=self.config.arbiter_file)
-        try:
-            self.loop.run()
-            self._end()
-        finally:
-            self.close()
+        self.loop.run()
+        self._end()
         log.info("the distributor ended")
 
     def stop(self) -> None:
-        """End, from any thread."""
+        """Let `run` end, from any thread; `close` must come later."""
         self.loop.stop()
 
     def _end(self) -> None:
@@ -143,7 +140,7 @@ class DistributorProcess:
             self.loop.run_once()
 
     def close(self) -> None:
-        """Give back sockets, file, loop."""
+        """Give back sockets, file, loop; when `run` has ended."""
         for link in self._links.values():
             link.close()
         self.names.close()
@@ -275,4 +272,7 @@ def run_distributor(config: Config, *, with_arbiter: bool = True) -> None:
     """Run the distributor as this process, until SIGTERM or Ctrl-C. Raises: StorageError, ConfigError."""
     process = DistributorProcess(config, with_arbiter=with_arbiter)
     process.loop.stop_on_signals()
-    process.run()
+    try:
+        process.run()
+    finally:
+        process.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from replicator.cli_common import exit_on_error, setup_logging
@@ -20,6 +20,10 @@ a deployment in five lines:
   replicator node prepaid.toml --name a &
   replicator node prepaid.toml --name b &
 """
+
+
+#: Adds a sub-command: name, one line for the list, the text of its --help.
+Add = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("file", type=Path, metavar="FILE", help="the configuration, a TOML file")
         return command
 
+    add_processes(add)
+    add_tools(add)
+    return top
+
+
+def add_processes(add: Add) -> None:
+    """Describe the commands that run as processes."""
     node = add(
         "node",
         "run one node",
@@ -58,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
     )
     for command in (node, arbiter):
         command.add_argument("--verbose", action="store_true", help="log every transaction, too")
+
+
+def add_tools(add: Add) -> None:
+    """Describe the commands that do something and end."""
     status = add(
         "status",
         "show every node, one line each",
@@ -89,7 +104,6 @@ def parser() -> argparse.ArgumentParser:
         "Takes the options of `python -m examples.prepaid.demo --help`.\n\n  replicator demo --kills 2 --seed 7",
     )
     demo.add_argument("options", nargs=argparse.REMAINDER, help="passed on to the demo")
-    return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ class RegisterInUse(StorageError):
 
 
 class Register:
-    """The register file, held by one process. Raises StorageError, CorruptRecord."""
+    """The register file, held by one process; for one thread at a time. Raises StorageError, CorruptRecord."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Register:
                 f"{path} is held by another arbiter or distributor process; stop that one first"
             ) from error
         try:
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=DELETE")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute(_SCHEMA)

@@ -5,8 +5,8 @@ new view): only the proof releases replies (V1). A reply needs every member of t
 not yet settled (V5, V12). Refusals that depend on state, and readonly replies, wait for a barrier: a round of forwards
 begun after the message came (V10).
 
-Invariants: at most two forwards are outstanding per backup, the second only if it is a full one; a reply leaves at most once; nothing is released by a node that
-is not the active of its view.
+Invariants: at most two forwards are outstanding per backup, the second only if it is a full one; a reply leaves at most
+once; nothing is released by a node that is not the active of its view.
 """
 
 from __future__ import annotations

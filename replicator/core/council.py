@@ -13,6 +13,7 @@ from __future__ import annotations
 from replicator.core.active import Active, Peer
 from replicator.core.backup import Backup
 from replicator.core.effects import Connect, Execute, Propose, ReadView, WriteView
+from replicator.core.joining import Joining
 from replicator.core.messages import (
     Adopt,
     Adopted,
@@ -21,14 +22,13 @@ from replicator.core.messages import (
     ForwardAck,
     Join,
     JoinAnswer,
-    Level,
     Ping,
     Pong,
     Refused,
     Tail,
 )
 from replicator.core.state import Role, State
-from replicator.core.views import Member, View, expanded, formed, shrunk, taken_over
+from replicator.core.views import Member, View, formed, shrunk, taken_over
 
 
 class Council:
@@ -46,7 +46,7 @@ class Council:
         self._looked_ms = 0
         self._fetching = False
         self._dead: Member | None = None  # an active that surely is gone
-        self._say_outside = ""
+        self.joining = Joining(state, active, backup, self.propose)
 
     # -- the arbiter -------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class Council:
                 self.active.on_silence(peer)
         self._ask_peers()
         self._open_if_level()
-        self._add_level_joiner(view)
+        self.joining.add_level_joiner()
 
     def _remove(self, member: Member, why: str) -> None:
         """Go on without a backup: first the arbiter must have recorded it (V3)."""
@@ -410,80 +410,15 @@ class Council:
                 self._remove(peer.member, f"answers {problem!r}")
         elif self.state.role is Role.OPENING:
             self._open_if_level()
-        elif peer is not None and peer.is_joining and self.state.view is not None:
-            self._add_level_joiner(self.state.view)
-
-    # -- joining -----------------------------------------------------------------------------------------------------
-
-    def on_join(self, frame: Join) -> None:
-        """Take in a node from outside if our FIFO still reaches back to its position."""
-        state = self.state
-        if state.view is None:
-            return
-        problem = self._join_problem(frame)
-        if not problem:
-            peer = self.active.peers.get(frame.sender.name)
-            if peer is None or peer.member != frame.sender:
-                peer = Peer(frame.sender, state.elapsed_ms, is_joining=True)
-                peer.answered = True
-                self.active.peers[frame.sender.name] = peer
-                state.note("joining", node=frame.sender.name, after=frame.last_seq)
-            # A guess where to begin: what it holds is proved by its acks in this view only (V1).
-            peer.is_adopted = True
-            peer.next_seq = frame.last_seq + 1
-            peer.outstanding = 0
-            peer.sent_ms = state.elapsed_ms - state.rules.heartbeat_ms
-            peer.heard_ms = state.elapsed_ms
-            if not state.linked.get(frame.sender.name):
-                state.effects.append(Connect(frame.sender.name))
-        answer = JoinAnswer(frame.request, state.me, state.view.to_bytes(), problem)
-        state.send(frame.sender.name, answer)
-
-    def _join_problem(self, frame: Join) -> str:
-        state = self.state
-        assert state.view is not None
-        if state.role is not Role.ACTIVE:
-            return "not active"
-        if frame.fingerprint != state.fingerprint:
-            return "it runs another version of the service, or other rules, than the active"
-        present = state.view.member(frame.sender.name)
-        if present is not None:
-            return "already in sync" if present == frame.sender else "its former life is still in the view"
-        if frame.last_seq < state.fifo.base_seq:
-            return f"the active no longer holds what follows its seq {frame.last_seq}; it needs a catch-up"
-        if state.fifo.view_at(frame.last_seq) != frame.last_view:
-            return f"it holds entry {frame.last_seq} of view {frame.last_view}, which the active does not have"
-        return ""
-
-    def on_join_answer(self, frame: JoinAnswer) -> None:
-        """Learn the view; say once why joining is not possible."""
-        self.on_newer_record(frame.record)
-        state = self.state
-        if state.view is not None and frame.sender == state.view.active:
-            self.backup.heard_ms = state.elapsed_ms
-        if frame.problem != self._say_outside:
-            self._say_outside = frame.problem
-            if frame.problem not in ("", "not active"):
-                state.note("stays_outside", because=frame.problem)
-
-    def _add_level_joiner(self, view: View) -> None:
-        """Propose a joined node that holds everything released; from here on replies need it too (V12)."""
-        state = self.state
-        if state.role is not Role.ACTIVE or self.proposal is not None:
-            return
-        released = self.active.mark(Level.RECEIVED)
-        for peer in self.active.peers.values():
-            if peer.is_joining and min(peer.match_received, peer.match_applied) >= released:
-                if view.member(peer.member.name) is None:
-                    self.propose(expanded(view, state.me, peer.member), f"node {peer.member.name} is level")
-                return
-
-    @property
-    def outside_because(self) -> str:
-        """Why this node is outside, as the active put it; "" if it was not told."""
-        return self._say_outside
+        elif peer is not None and peer.is_joining:
+            self.joining.add_level_joiner()
 
     # -- small frames ------------------------------------------------------------------------------------------------
+
+    def on_join_answer(self, frame: JoinAnswer) -> None:
+        """Learn the view, and why joining is not possible."""
+        self.on_newer_record(frame.record)
+        self.joining.on_join_answer(frame)
 
     def on_ping(self, frame: Ping) -> None:
         """Answer that this process lives."""

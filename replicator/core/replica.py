@@ -81,7 +81,7 @@ class Replica:
             Adopted: council.on_adopted,
             Fetch: backup.on_fetch,
             Tail: council.on_tail,
-            Join: council.on_join,
+            Join: council.joining.on_join,
             JoinAnswer: council.on_join_answer,
             Ping: council.on_ping,
             Pong: council.on_pong,
@@ -200,7 +200,7 @@ class Replica:
             "remembered": state.transactions.remembered_count,
             "rows": state.database.row_count,
             "digest": f"{state.digest:016x}",
-            "because": self.council.outside_because if state.role is Role.OUTSIDE else "",
+            "because": self.council.joining.because if state.role is Role.OUTSIDE else "",
         }
 
     def check(self) -> None:

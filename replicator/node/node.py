@@ -112,18 +112,7 @@ class Node:
         self._is_ticked = False
         self._submitted_count = 0
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
-        self._performers: dict[type, Callable[[Any], None]] = {
-            Execute: self.perform_execute,
-            ExecuteRead: self._perform_execute_read,
-            Send: self.perform_send,
-            Reply: self.perform_reply,
-            WriteView: self._perform_write_view,
-            Propose: lambda effect: self.arbiter.propose(effect.base, effect.view),
-            ReadView: lambda effect: self.arbiter.read(),
-            Connect: lambda effect: self.links.connect(effect.node),
-            Note: lambda effect: self.notes.take(effect.event, effect.facts),
-            Halt: self._perform_halt,
-        }
+        self._performers = self._make_performers()
         own = config.nodes[name]
         self.folder = DataFolder(own.data)
         self.me = Member(name, f"{self.folder.starts:08x}.{os.urandom(6).hex()}")
@@ -156,6 +145,21 @@ class Node:
         )
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
         self.loop.at_turn_end(self._on_turn_end)
+
+    def _make_performers(self) -> dict[type, Callable[[Any], None]]:
+        """Return how each effect is performed."""
+        return {
+            Execute: self.perform_execute,
+            ExecuteRead: self._perform_execute_read,
+            Send: self.perform_send,
+            Reply: self.perform_reply,
+            WriteView: self._perform_write_view,
+            Propose: lambda effect: self.arbiter.propose(effect.base, effect.view),
+            ReadView: lambda effect: self.arbiter.read(),
+            Connect: lambda effect: self.links.connect(effect.node),
+            Note: lambda effect: self.notes.take(effect.event, effect.facts),
+            Halt: self._perform_halt,
+        }
 
     # -- life --------------------------------------------------------------------------------------------------------
 

@@ -62,7 +62,9 @@ def test_a_table_behaves_as_a_dict_in_key_order(first: Any, second: Any, keep: b
         database.check()
 
 
-@given(st.dictionaries(st.integers(0, 50), st.integers()).map(lambda d: {k: v % 2**60 for k, v in d.items()}), st.randoms())
+@given(
+    st.dictionaries(st.integers(0, 50), st.integers()).map(lambda d: {k: v % 2**60 for k, v in d.items()}), st.randoms()
+)
 def test_the_digest_does_not_depend_on_the_order_of_writes(rows: dict[int, int], random: Any) -> None:
     digests = set()
     for _ in range(3):
@@ -129,7 +131,12 @@ def test_p10_the_same_inputs_give_the_same_outcomes_under_any_hash_seed() -> Non
     root = Path(__file__).parents[2]
     told = {
         subprocess.run(
-            [sys.executable, "-c", STORY], env={"PYTHONHASHSEED": seed}, cwd=root, capture_output=True, text=True, check=True
+            [sys.executable, "-c", STORY],
+            env={"PYTHONHASHSEED": seed},
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2", "77")
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from replicator.core.effects import Submitted, TurnEnded
 from replicator.core.messages import Answer, Status, encode_message, new_txn_id
+from replicator.core.state import Rules
 from replicator.core.transactions import Verdict
 from tests.core.services import Bank
 from tests.core.world import World
@@ -61,9 +63,8 @@ def test_p5_an_open_transaction_continues_where_it_stood() -> None:
 )
 def test_p5_messages_out_of_order_are_told_apart(msg_no: int, handler: str, error: str) -> None:
     """After begin and one add: an old message, a repeat, a gap, an unexpected one, an id used for another message."""
-    arguments: dict[str, Any] = {"begin": {"owner": "bob"}, "add": {"cents": 7}, "end": {}}.get(handler, {})
-    if handler == "deposit":
-        arguments = {"owner": "bob", "cents": 1}
+    known: dict[str, dict[str, Any]] = {"begin": {"owner": "bob"}, "add": {"cents": 7}, "end": {}}
+    arguments = known.get(handler, {"owner": "bob", "cents": 1})
     world = World(Bank)
     name = world.active.name
     world.call(name, "t", 1, "begin", owner="bob")
@@ -202,12 +203,14 @@ def test_an_id_from_the_future_is_refused() -> None:
 )
 def test_p9_a_reached_limit_is_overloaded_and_names_itself(limit: str, value: int) -> None:
     """The third is one too many; nothing of it is kept."""
-    world = World(Bank, **{limit: value})
+    world = World(Bank, rules=replace(Rules(), **{limit: value}))  # type: ignore[arg-type]
     name = world.active.name
     if limit == "fifo_entries_max":
         world.keep = lambda source, target, frame: False
     for number in range(2):
-        handler, arguments = ("begin", {"owner": "o"}) if limit == "open_txns_max" else ("deposit", {"owner": "o", "cents": 1})
+        handler, arguments = (
+            ("begin", {"owner": "o"}) if limit == "open_txns_max" else ("deposit", {"owner": "o", "cents": 1})
+        )
         if limit == "rows_max":
             arguments["owner"] = f"owner {number}"
         world.submit(name, f"t{number}", 1, handler, **arguments)
@@ -236,7 +239,8 @@ def test_the_duplicate_filter_against_a_plain_model(steps: list[tuple[int, int, 
         if index == kill_at:
             world.kill(world.active.name)
             world.run()
-        arguments = {"begin": {"owner": "o"}, "add": {"cents": cents}, "end": {}}[handler]
+        known: dict[str, dict[str, Any]] = {"begin": {"owner": "o"}, "add": {"cents": cents}, "end": {}}
+        arguments = known[handler]
         key = f"{handler}{arguments}"
         got = world.call(world.active.name, f"txn {txn}", msg_no, handler, **arguments)
         no, last_key, outcome = last.get(txn, (0, "", (DONE, None)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import ArbiterLost, Execute, LinkLost, Received, Started, Tick, TurnEnded, ViewChanged
+from replicator.core.effects import ArbiterLost, LinkLost, Received, Started, Tick, TurnEnded, ViewChanged
 from replicator.core.messages import Adopt, Adopted, Forward, ForwardAck, Level, Status
 from replicator.core.state import Role
 from replicator.core.views import Member, View, taken_over
@@ -249,9 +249,9 @@ def test_v7_who_does_not_answer_is_removed_before_the_promoted_node_opens() -> N
     world.kill(active.name, seen=False)
     first.give(LinkLost(active.name, True))
     world.run()
-    assert first.role is Role.OPENING
+    assert first.role.value == "opening"
     world.settle(3_000)
-    assert first.role is Role.ACTIVE
+    assert first.role.value == "active"
     assert world.record.in_sync == (first.me,)
 
 
@@ -265,7 +265,9 @@ def test_v8_a_batch_must_name_the_entry_before_it() -> None:
     assert entry is not None
 
     def problem(prev_view: int, prev_seq: int, entries: tuple[bytes, ...]) -> str:
-        frame = Forward(77, view, active.me, backup.me.incarnation, prev_view, prev_seq, entries, 0, 0, int(Level.RECEIVED))
+        frame = Forward(
+            77, view, active.me, backup.me.incarnation, prev_view, prev_seq, entries, 0, 0, int(Level.RECEIVED)
+        )
         world.network.clear()
         backup.give(Received(frame))
         [(_, _, data)] = world.network
@@ -317,7 +319,7 @@ def test_v9_a_node_that_loses_its_view_drops_held_replies_and_reads() -> None:
 def test_v10_a_read_needs_a_round_begun_after_it_came() -> None:
     """An ack to a forward sent before the read does not release it; a fenced active never answers."""
     world = World(Bank)
-    active, backup = pair(world)
+    active = world.active
     world.keep = lambda source, target, frame: not isinstance(frame, ForwardAck)
     world.submit(active.name, "t", 1, "deposit", owner="x", cents=5)
     world.run()
@@ -441,56 +443,13 @@ def test_v14_a_node_halts_on_a_record_that_cannot_be(what: str) -> None:
 def test_v14_a_restarted_node_remembers_the_highest_view_it_adopted() -> None:
     """An arbiter that lost its memory is found out by a node that kept its number."""
     world = World(Bank)
-    active, backup = pair(world)
+    [backup] = world.backups
     world.kill(backup.name)
     reborn = world.restart(backup.name, "second life")
     reborn.give(Started(77))
     reborn.give(Tick(world.now_ms, world.elapsed_ms))
     reborn.give(ViewChanged(world.record))
     assert reborn.role is Role.HALTED
-
-
-def test_a_new_database_opens_only_when_a_second_node_is_level() -> None:
-    """No message is accepted by one node before there are two."""
-    world = World(Bank, "ab")
-    assert world.record.opened
-    alone = World(Bank, "ab")
-    first = alone.nodes["a"]
-    alone.record = View(0, None, (), ("a", "b"), False, "applied", "d1", False)
-    fresh = Node(alone, "a", "a9", Bank(), alone.rules)
-    alone.nodes["a"] = fresh
-    alone.nodes["b"].is_alive = False
-    fresh.give(Tick(alone.now_ms, alone.elapsed_ms))
-    fresh.give(Started(0))
-    alone.settle()
-    assert first is not fresh
-    assert fresh.role is Role.ACTIVE
-    assert alone.call("a", "t", 1, "deposit", owner="x", cents=5)[0] is Status.NOT_ACTIVE
-
-
-def test_p7_a_backup_whose_outcome_differs_stops_acking_and_is_removed() -> None:
-    """A row is changed behind the backup's back: found at the first message that meets it, named with table and key."""
-    world = World(Bank)
-    active, backup = pair(world)
-    assert world.call(active.name, "t", 1, "deposit", owner="x", cents=5) == (DONE, 5)
-
-    def tamper(node: Node, effect: Execute) -> None:
-        if node is backup:
-            rows = backup.replica.state.database.tables[0]
-            rows.apply("x", b"\xa1x", b"\x09")
-
-    world.tamper = tamper
-    token = world.submit(active.name, "u", 1, "deposit", owner="x", cents=5)
-    world.run()
-    world.settle()
-    assert backup.role is Role.DIVERGED
-    assert world.outcome(token) == (DONE, 10)
-    assert world.answers[token].facts.mismatch
-    [facts] = [facts for node, event, facts in world.notes if event == "diverged"]
-    assert facts["keys"] == "balances['x']"
-    world.kill(active.name)
-    world.settle(5_000)
-    assert backup.role is Role.DIVERGED, "a diverged node must never be promoted"
 
 
 def test_v6_a_late_frame_of_an_earlier_life_is_no_sign_of_a_new_one() -> None:

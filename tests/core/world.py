@@ -60,6 +60,7 @@ class Node:
         self.written_view = 0
         self.answers: dict[object, Answer] = {}
         self.order: list[str] = []  # kinds of effects, in order, for tests of ordering
+        self.effects_left: int | None = None  # dies before performing the effect after these
 
     def give(self, given: Input) -> None:
         """One step and all that follows from it."""
@@ -67,6 +68,12 @@ class Node:
             return
         queue = deque(self.replica.step(given))
         while queue and self.is_alive:
+            if self.effects_left is not None:
+                if self.effects_left == 0:
+                    self.is_alive = False
+                    self.world.broken.append(self.name)
+                    return
+                self.effects_left -= 1
             effect = queue.popleft()
             self.order.append(type(effect).__name__)
             queue.extend(self.perform(effect))
@@ -118,6 +125,11 @@ class World:
         self.network: deque[tuple[Member, str, bytes]] = deque()
         self.arbiter_calls: deque[tuple[Node, int | None, View | None]] = deque()
         self.connects: deque[tuple[Node, str]] = deque()
+        self.broken: deque[str] = deque()  # nodes that died at an effect; the others are about to see it
+        self.hanging: list[
+            tuple[Node, str]
+        ] = []  # attempts to connect over a cut link: fail at the next move of the clock
+        self.late_records: list[tuple[Node, View]] | None = None  # a list: the arbiter's answers are held back in it
         self.record = View(0, None, (), tuple(names), False, "applied", DATABASE, False)
         self.is_arbiter_up = True
         self.notes: list[tuple[str, str, dict[str, object]]] = []
@@ -140,7 +152,9 @@ class World:
     def run(self) -> None:
         """Deliver everything until nothing moves; end of turn after each delivery."""
         for _ in range(100_000):
-            if self.arbiter_calls:
+            if self.broken:
+                self._see_broken(self.broken.popleft())
+            elif self.arbiter_calls:
                 self._serve_arbiter()
             elif self.connects:
                 self._connect(*self.connects.popleft())
@@ -160,6 +174,9 @@ class World:
         """Move both clocks, tick every node, deliver."""
         self.now_ms += ms
         self.elapsed_ms += ms
+        hanging, self.hanging = self.hanging, []
+        for node, target in hanging:
+            node.give(LinkLost(target, False))
         for node in list(self.nodes.values()):
             if not node.is_stopped:
                 node.give(Tick(self.now_ms, self.elapsed_ms))
@@ -174,6 +191,9 @@ class World:
         if view is not None and base == self.record.number:
             assert view.number > self.record.number
             self.record = View.from_bytes(view.to_bytes())
+        if self.late_records is not None:
+            self.late_records.append((node, self.record))
+            return
         node.give(ViewChanged(self.record))
         node.give(TurnEnded())
 
@@ -182,7 +202,7 @@ class World:
         if not other.is_alive:
             node.give(LinkLost(target, True))
         elif frozenset((node.name, target)) in self.cut:
-            node.give(LinkLost(target, False))
+            self.hanging.append((node, target))
             return
         else:
             node.give(LinkUp(target))
@@ -199,6 +219,18 @@ class World:
         node.give(Received(frame))
         node.give(TurnEnded())
 
+    def release_late_records(self) -> None:
+        """Let the arbiter's held answers arrive, however old they have become."""
+        late, self.late_records = self.late_records or [], None
+        for node, view in late:
+            node.give(ViewChanged(view))
+            node.give(TurnEnded())
+        self.run()
+
+    def duplicate(self) -> None:
+        """Put a second copy of every frame under way behind the others."""
+        self.network.extend(list(self.network))
+
     def release_held(self) -> None:
         """Deliver what was held back, late."""
         self.keep = lambda source, target, frame: True
@@ -212,10 +244,21 @@ class World:
         """kill -9; its links break at once unless *seen* is False (a power cut)."""
         self.nodes[name].is_alive = False
         if seen:
-            for node in self.nodes.values():
-                if node.is_alive and not node.is_stopped:
-                    node.give(LinkLost(name, False))
-                    node.give(TurnEnded())
+            self._see_broken(name)
+
+    def _see_broken(self, name: str) -> None:
+        for node in self.nodes.values():
+            if node.is_alive and not node.is_stopped:
+                node.give(LinkLost(name, False))
+                node.give(TurnEnded())
+
+    def cut_links(self, one: str, other: str) -> None:
+        """Cut the network between two nodes: frames are lost, links break and cannot be made again."""
+        self.cut.add(frozenset((one, other)))
+        for node, target in ((self.nodes[one], other), (self.nodes[other], one)):
+            if node.is_alive and not node.is_stopped:
+                node.give(LinkLost(target, False))
+                node.give(TurnEnded())
 
     def restart(self, name: str, incarnation: str) -> Node:
         """Start a new, empty incarnation of a node."""

@@ -57,7 +57,8 @@ class FakeNode:
         self._port = port
         self._held: list[Request] = []
         self.loop = Loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self.loop.run, daemon=True)
 
     @property
     def address(self) -> Address:
@@ -83,21 +84,19 @@ class FakeNode:
 
     def stop(self) -> None:
         """Die: every connection closes."""
-        if self._thread.is_alive():
-            self.loop.stop()
-            self._thread.join(WAIT_S)
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self.loop.stop()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        self.server.close()
+        self.loop.close()
 
     def wait_for(self, count: int) -> None:
         """Wait until *count* messages have arrived."""
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.messages) >= count, WAIT_S), self.messages
-
-    def _run(self) -> None:
-        try:
-            self.loop.run()
-        finally:
-            self.server.close()
-            self.loop.close()
 
     def _on_submit(self, request: Request, blob: object) -> None:
         outgoing = decode_submit(blob)

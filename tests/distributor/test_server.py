@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import subprocess
 import sys
@@ -32,25 +31,10 @@ class Running:
     """A distributor process in a thread."""
 
     def __init__(self, path: Path, *, with_arbiter: bool = False) -> None:
-        self._made: queue.Queue[DistributorProcess | BaseException] = queue.Queue()
-        self._path = path
-        self._with_arbiter = with_arbiter
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.process = DistributorProcess(load(path), with_arbiter=with_arbiter)
+        self.uri = self.process.server.uri("replicator.client")
+        self._thread = threading.Thread(target=self.process.run, daemon=True)
         self._thread.start()
-        made = self._made.get(timeout=WAIT_S)
-        if isinstance(made, BaseException):
-            raise made
-        self.process = made
-        self.uri = made.server.uri("replicator.client")
-
-    def _run(self) -> None:
-        try:
-            process = DistributorProcess(load(self._path), with_arbiter=self._with_arbiter)
-        except BaseException as failure:
-            self._made.put(failure)
-            return
-        self._made.put(process)
-        process.run()
 
     def link(self, object_id: str) -> BlockingLink:
         return BlockingLink(self.process.server.address, object_id, connect_s=WAIT_S, message_bytes_max=1 << 24)
@@ -65,6 +49,7 @@ class Running:
         self.process.stop()
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
+        self.process.close()
 
 
 Start = Callable[..., Running]

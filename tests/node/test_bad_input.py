@@ -49,7 +49,9 @@ pytestmark = pytest.mark.timeout(60)
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One deployment for all: whoever disturbs it fails the tests that follow."""
     folder = tmp_path_factory.mktemp("nodes")
-    with Deployment(folder, service="tests.failover.service:Payments", limits={"message_bytes_max": 10_000}) as deployment:
+    with Deployment(
+        folder, service="tests.failover.service:Payments", limits={"message_bytes_max": 10_000}
+    ) as deployment:
         yield deployment
 
 
@@ -117,7 +119,7 @@ def test_a_caller_that_checks_nothing_is_told_by_the_node(nodes: Deployment, cli
             assert answer.status == Status.REFUSED
             assert re.search(expected, answer.body.decode("utf-8", "replace")), (expected, answer.body)
         for garbage in (b"garbage", "text", 7, b"\x92\x01\x91\x91\x01"):
-            with pytest.raises(LinkLost, match="submit|packed"):
+            with pytest.raises(LinkLost, match=r"submit|packed"):
                 made.call("submit", (garbage,), timeout_s=5)
 
 
@@ -252,6 +254,7 @@ def test_many_threads_share_one_client(client: Payments) -> None:
 
 def test_a_node_of_an_unknown_name_or_service_says_so(tmp_path: Path) -> None:
     """One sentence, exit status 2."""
+
     def run(text: str, name: str) -> str:
         file = tmp_path / "x.toml"
         file.write_text(text)

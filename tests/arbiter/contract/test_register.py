@@ -34,28 +34,19 @@ class Served:
     """The SQLite register behind its real door, for callers of any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._is_up = threading.Event()
+        self._register = Register(path, create=True)
+        self._register.put_first(PARTITION, FIRST.to_bytes(), again=True)
         self._loop = Loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._server = Server(
+            self._loop,
+            {OBJECT_ID: arbiter_endpoints(self._register)},
+            host="127.0.0.1",
+            port=0,
+            message_bytes_max=1 << 20,
+            connections_max=50,
+        )
+        self._thread = threading.Thread(target=self._loop.run, daemon=True)
         self._thread.start()
-        assert self._is_up.wait(10)
-
-    def _run(self) -> None:
-        with Register(self._path, create=True) as register:
-            register.put_first(PARTITION, FIRST.to_bytes(), again=True)
-            self._server = Server(
-                self._loop,
-                {OBJECT_ID: arbiter_endpoints(register)},
-                host="127.0.0.1",
-                port=0,
-                message_bytes_max=1 << 20,
-                connections_max=50,
-            )
-            self._is_up.set()
-            self._loop.run()
-            self._server.close()
-            self._loop.close()
 
     def _call(self, method: str, *args: object) -> bytes:
         link = BlockingLink(self._server.address, OBJECT_ID, connect_s=10, message_bytes_max=1 << 20)
@@ -78,6 +69,9 @@ class Served:
     def close(self) -> None:
         self._loop.stop()
         self._thread.join(10)
+        self._server.close()
+        self._loop.close()
+        self._register.close()
 
 
 @pytest.fixture(params=["memory", "sqlite", "served"])

@@ -1,0 +1,95 @@
+"""Own how a node from outside comes in: by the FIFO, while the active still holds what follows its position (V12).
+
+The nodes of a new database meet in this way, a stopped backup returns in it, and a restarted one while the FIFO reaches
+back to seq 1. A position told by the joiner is only a guess where to begin; its acks in the present view are the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replicator.core.active import Active, Peer
+from replicator.core.backup import Backup
+from replicator.core.effects import Connect
+from replicator.core.messages import Join, JoinAnswer, Level
+from replicator.core.state import Role, State
+from replicator.core.views import View, expanded
+
+
+class Joining:
+    """Both sides of a join."""
+
+    def __init__(self, state: State, active: Active, backup: Backup, propose: Callable[[View, str], None]) -> None:
+        self.state = state
+        self.active = active
+        self.backup = backup
+        self.propose = propose
+        self._because = ""
+
+    def on_join(self, frame: Join) -> None:
+        """Take in a node from outside if our FIFO still reaches back to its position."""
+        state = self.state
+        if state.view is None:
+            return
+        problem = self._join_problem(frame)
+        if not problem:
+            peer = self.active.peers.get(frame.sender.name)
+            if peer is None or peer.member != frame.sender:
+                peer = Peer(frame.sender, state.elapsed_ms, is_joining=True)
+                peer.answered = True
+                self.active.peers[frame.sender.name] = peer
+                state.note("joining", node=frame.sender.name, after=frame.last_seq)
+            # A guess where to begin: what it holds is proved by its acks in this view only (V1).
+            peer.is_adopted = True
+            peer.next_seq = frame.last_seq + 1
+            peer.outstanding = 0
+            peer.sent_ms = state.elapsed_ms - state.rules.heartbeat_ms
+            peer.heard_ms = state.elapsed_ms
+            if not state.linked.get(frame.sender.name):
+                state.effects.append(Connect(frame.sender.name))
+        answer = JoinAnswer(frame.request, state.me, state.view.to_bytes(), problem)
+        state.send(frame.sender.name, answer)
+
+    def _join_problem(self, frame: Join) -> str:
+        state = self.state
+        assert state.view is not None
+        if state.role is not Role.ACTIVE:
+            return "not active"
+        if frame.fingerprint != state.fingerprint:
+            return "it runs another version of the service, or other rules, than the active"
+        present = state.view.member(frame.sender.name)
+        if present is not None:
+            return "already in sync" if present == frame.sender else "its former life is still in the view"
+        if frame.last_seq < state.fifo.base_seq:
+            return f"the active no longer holds what follows its seq {frame.last_seq}; it needs a catch-up"
+        if state.fifo.view_at(frame.last_seq) != frame.last_view:
+            return f"it holds entry {frame.last_seq} of view {frame.last_view}, which the active does not have"
+        return ""
+
+    def on_join_answer(self, frame: JoinAnswer) -> None:
+        """Learn the view; say once why joining is not possible."""
+        state = self.state
+        if state.view is not None and frame.sender == state.view.active:
+            self.backup.heard_ms = state.elapsed_ms
+        if frame.problem != self._because:
+            self._because = frame.problem
+            if frame.problem not in ("", "not active"):
+                state.note("stays_outside", because=frame.problem)
+
+    def add_level_joiner(self) -> None:
+        """Propose a joined node that holds everything released; from here on replies need it too (V12)."""
+        state = self.state
+        view = state.view
+        if view is None or state.role is not Role.ACTIVE or self.active.pending:
+            return
+        released = self.active.mark(Level.RECEIVED)
+        for peer in self.active.peers.values():
+            if peer.is_joining and min(peer.match_received, peer.match_applied) >= released:
+                if view.member(peer.member.name) is None:
+                    self.propose(expanded(view, state.me, peer.member), f"node {peer.member.name} is level")
+                return
+
+    @property
+    def because(self) -> str:
+        """Why this node is outside, as the active put it; "" if it was not told."""
+        return self._because

@@ -1,0 +1,75 @@
+"""Promises that are not told elsewhere: formation, divergence, what a reply says of its copies."""
+
+from __future__ import annotations
+
+from replicator.core.effects import Execute, Started, Tick
+from replicator.core.messages import Status
+from replicator.core.state import Role
+from replicator.core.views import View
+from tests.core.services import Bank
+from tests.core.world import Node, World
+
+DONE = Status.DONE
+
+
+def pair(world: World) -> tuple[Node, Node]:
+    """Return the active and its one backup."""
+    [backup] = world.backups
+    return world.active, backup
+
+
+def test_p8_the_reply_says_how_many_nodes_hold_its_message() -> None:
+    """Three copies, then two, then one with mismatch."""
+    world = World(Bank, "abc")
+    told = []
+    for number in range(3):
+        token = world.submit(world.active.name, f"t{number}", 1, "deposit", owner="x", cents=1)
+        world.run()
+        told.append((world.answers[token].facts.copies, world.answers[token].facts.mismatch))
+        if world.backups:
+            world.kill(world.backups[0].name)
+            world.settle()
+    assert told == [(3, False), (2, False), (1, True)]
+
+
+def test_a_new_database_opens_only_when_a_second_node_is_level() -> None:
+    """No message is accepted by one node before there are two."""
+    world = World(Bank, "ab")
+    assert world.record.opened
+    alone = World(Bank, "ab")
+    first = alone.nodes["a"]
+    alone.record = View(0, None, (), ("a", "b"), False, "applied", "d1", False)
+    fresh = Node(alone, "a", "a9", Bank(), alone.rules)
+    alone.nodes["a"] = fresh
+    alone.nodes["b"].is_alive = False
+    fresh.give(Tick(alone.now_ms, alone.elapsed_ms))
+    fresh.give(Started(0))
+    alone.settle()
+    assert first is not fresh
+    assert fresh.role is Role.ACTIVE
+    assert alone.call("a", "t", 1, "deposit", owner="x", cents=5)[0] is Status.NOT_ACTIVE
+
+
+def test_p7_a_backup_whose_outcome_differs_stops_acking_and_is_removed() -> None:
+    """A row is changed behind the backup's back: found at the first message that meets it, named with table and key."""
+    world = World(Bank)
+    active, backup = pair(world)
+    assert world.call(active.name, "t", 1, "deposit", owner="x", cents=5) == (DONE, 5)
+
+    def tamper(node: Node, effect: Execute) -> None:
+        if node is backup:
+            rows = backup.replica.state.database.tables[0]
+            rows.apply("x", b"\xa1x", b"\x09")
+
+    world.tamper = tamper
+    token = world.submit(active.name, "u", 1, "deposit", owner="x", cents=5)
+    world.run()
+    world.settle()
+    assert backup.role is Role.DIVERGED
+    assert world.outcome(token) == (DONE, 10)
+    assert world.answers[token].facts.mismatch
+    [facts] = [facts for node, event, facts in world.notes if event == "diverged"]
+    assert facts["keys"] == "balances['x']"
+    world.kill(active.name)
+    world.settle(5_000)
+    assert backup.role is Role.DIVERGED, "a diverged node must never be promoted"
