@@ -12,6 +12,7 @@ Threads may share a client. A transaction carries one message at a time.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -273,8 +274,26 @@ def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:
     return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch, message[:16].hex())
 
 
+class _Noise:
+    """Makes this process's transaction ids unlike those of any other: six random bytes drawn once, then a count."""
+
+    def __init__(self) -> None:
+        self.draw()
+        os.register_at_fork(after_in_child=self.draw)
+
+    def draw(self) -> None:
+        self._prefix = os.urandom(6)
+        self._numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
+
+    def next(self) -> bytes:
+        return self._prefix + (next(self._numbers) & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+_noise = _Noise()
+
+
 def _fresh_txn_id() -> bytes:
-    return new_txn_id(time.time_ns() // 1_000_000, os.urandom(10))
+    return new_txn_id(time.time_ns() // 1_000_000, _noise.next())
 
 
 def _txn_id_of(given: str) -> bytes:

@@ -27,6 +27,8 @@ V = TypeVar("V")
 
 DIGEST_MASK = 2**64 - 1
 _blake2b = hashlib.blake2b
+#: Changed rows that wait to be hashed, at most: hashing them all takes 3 ms, the longest pause that a digest may cost.
+UNHASHED_ROWS_MAX = 1_024
 _ABSENT = b"absent"  # compared by identity only
 _KEY_TYPES = "str, int, bytes or a tuple of these"
 
@@ -49,7 +51,7 @@ def row_hash(table: int, key_bytes: bytes, row: bytes) -> int:
 class Rows:
     """The committed rows of one table: `{key: packed row}` in key order, and their digest."""
 
-    __slots__ = ("digest", "index", "key_codec", "name", "row_codec", "rows")
+    __slots__ = ("_digest", "_unhashed", "index", "key_codec", "name", "row_codec", "rows")
 
     def __init__(self, index: int, name: str, key_codec: Codec, row_codec: Codec) -> None:
         self.index = index
@@ -57,21 +59,45 @@ class Rows:
         self.key_codec = key_codec
         self.row_codec = row_codec
         self.rows: SortedDict[Any, bytes] = SortedDict()
-        self.digest = 0
+        self._digest = 0
+        #: Rows changed since the digest was moved along: {key: (packed key, the row that the digest still has)}.
+        self._unhashed: dict[Any, tuple[bytes, bytes | None]] = {}
 
     def apply(self, key: Any, key_bytes: bytes, row: bytes | None) -> None:
-        """Put or delete one row and move the digest along. O(log rows) for a new or deleted key, else O(1)."""
+        """Put or delete one row. O(log rows) for a new or deleted key, else O(1).
+
+        The digest follows later, so that a row changed many times in between is hashed once.
+        """
         rows = self.rows
         old = rows.get(key)
-        digest = self.digest
-        if old is not None:
-            digest -= row_hash(self.index, key_bytes, old)
+        unhashed = self._unhashed
+        if key not in unhashed:
+            if len(unhashed) >= UNHASHED_ROWS_MAX:
+                self._hash_changes()
+                unhashed = self._unhashed
+            unhashed[key] = (key_bytes, old)
         if row is not None:
-            digest += row_hash(self.index, key_bytes, row)
             rows[key] = row
         elif old is not None:
             del rows[key]
-        self.digest = digest & DIGEST_MASK
+
+    @property
+    def digest(self) -> int:
+        """The sum of the hashes of all rows, 64 bits. O(rows changed since it was last asked for)."""
+        if self._unhashed:
+            self._hash_changes()
+        return self._digest
+
+    def _hash_changes(self) -> None:
+        digest, index, rows = self._digest, self.index, self.rows
+        unhashed, self._unhashed = self._unhashed, {}
+        for key, (key_bytes, old) in unhashed.items():
+            row = rows.get(key)
+            if old is not None:
+                digest -= row_hash(index, key_bytes, old)
+            if row is not None:
+                digest += row_hash(index, key_bytes, row)
+        self._digest = digest & DIGEST_MASK
 
     def _check(self) -> None:
         total = sum(row_hash(self.index, pack_checked(key), row) for key, row in self.rows.items())

@@ -103,6 +103,7 @@ class Barrier:
         self.seq = seq
 
 
+LEVELS_BY_NUMBER = {int(level): level for level in Level}
 Waiter = tuple[int, int, int, object, int, bytes]  # seq, tie-break, level, token, status, body
 
 
@@ -166,10 +167,9 @@ class Active:
 
     def _level(self, asked: int) -> Level:
         rules = self.state.rules
-        try:
-            level = Level(asked)
-        except ValueError:
-            raise UsageError(f"ack level {asked!r} is unknown") from None
+        level = LEVELS_BY_NUMBER.get(asked)
+        if level is None:
+            raise UsageError(f"ack level {asked!r} is unknown")
         if level is Level.DURABLE:
             raise UsageError("ack 'durable' needs a store on disk; this database has store = \"memory\"")
         return max(level, rules.ack)
@@ -263,7 +263,7 @@ class Active:
         self._is_round_due = True
         self._barriers.append(Barrier(token, status, body, self.round + 1, seq))
 
-    def _answer(self, token: object, status: int, body: bytes, seq: int, level: Level) -> None:
+    def _answer(self, token: object, status: int, body: bytes, seq: int, level: int) -> None:
         view = self.state.view
         assert view is not None
         copies = 1
@@ -396,7 +396,7 @@ class Active:
                 mark = received if level is Level.RECEIVED else self.mark(level)
                 while waiting and waiting[0][0] <= mark:
                     seq, _, asked, token, status, body = heapq.heappop(waiting)
-                    self._answer(token, status, body, seq, Level(asked))
+                    self._answer(token, status, body, seq, asked)
         if self._barriers:
             self._release_barriers()
         fifo = state.fifo

@@ -51,8 +51,8 @@ def test_v12_a_joiner_is_not_proposed_right_after_a_change_of_view() -> None:
     slow, reborn = world.backups
     assert world.call(active.name, "t", 1, "deposit", owner="x", cents=5) == (DONE, 5)
     world.kill(reborn.name)
-    world.keep = lambda source, target, frame: not (
-        (source.name == slow.name and isinstance(frame, Adopted)) or isinstance(frame, Forward)
+    world.keep = lambda source, target, frame: (
+        not ((source.name == slow.name and isinstance(frame, Adopted)) or isinstance(frame, Forward))
     )
     world.run()
     assert world.record.member(reborn.name) is None
@@ -145,7 +145,9 @@ def test_a_joiner_that_falls_behind_the_log_does_not_stop_the_active() -> None:
     world.settle()
 
 
-@pytest.mark.parametrize("kind", [Adopt, Adopted, Fetch, Forward, ForwardAck, Join, JoinAnswer, Ping, Pong, Refused, Tail])
+@pytest.mark.parametrize(
+    "kind", [Adopt, Adopted, Fetch, Forward, ForwardAck, Join, JoinAnswer, Ping, Pong, Refused, Tail]
+)
 def test_every_frame_finds_a_node_that_knows_no_view_yet(kind: type) -> None:
     """Late frames to a former incarnation reach the new one before it has read the record (Fetch, Tail: no target)."""
     replica = Replica(Bank(), Member("b", "b2"), DATABASE, Rules(), seed=1)
