@@ -82,6 +82,13 @@ def run(title: str, *arguments: str) -> int:
         return 130
 
 
+def become(*arguments: str) -> int:
+    """Go on as that program: Ctrl-C and signals then reach it and nobody else."""
+    os.chdir(ROOT)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.execv(PYTHON, [str(PYTHON), *arguments])
+
+
 def test(arguments: list[str]) -> int:
     """Everything that must hold: style, types, behaviour. Ends at the first failure."""
     steps = [
@@ -105,9 +112,9 @@ def main() -> int:
         return 0 if len(sys.argv) > 1 else 2
     command, arguments = sys.argv[1], sys.argv[2:]
     commands = {
-        "demo": lambda: run("", "-m", "examples.prepaid.demo", *arguments),
+        "demo": lambda: become("-m", "examples.prepaid.demo", *arguments),
         "test": lambda: test(arguments),
-        "bench": lambda: run("", "-m", "benchmarks", *arguments),
+        "bench": lambda: become("-m", "benchmarks", *arguments),
     }
     if command not in commands:
         fail(f"unknown command {command!r}; there are: {', '.join(commands)}")

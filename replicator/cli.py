@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["demo"] and given[1:2] not in (["-h"], ["--help"]):
-        return subprocess.run([sys.executable, "-m", "examples.prepaid.demo", *given[1:]], check=False).returncode
+        # Go on as the demo: Ctrl-C and signals then reach it and nobody else.
+        os.execv(sys.executable, [sys.executable, "-m", "examples.prepaid.demo", *given[1:]])
     arguments = parser().parse_args(given)
     return exit_on_error("replicator", lambda: run(arguments))
 

@@ -147,8 +147,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         if not self._workspace.is_writable:
             raise self._refusal("changed")
         try:
-            if key not in rows.rows:
-                rows.key_codec.to_plain(key, "key")
+            rows.key_codec.to_plain(key, "key")  # True == 1, yet they pack differently
             self._changes[key] = pack_checked(rows.row_codec.to_plain(value, "row"))
         except UsageError as error:
             raise UsageError(f"table {rows.name}, key {key!r:.80}: {error}") from error
@@ -158,6 +157,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             raise self._refusal("changed")
         if key not in self:
             raise KeyError(key)
+        self._rows.key_codec.to_plain(key, f"table {self._rows.name}: key")
         self._changes[key] = None
 
     def __iter__(self) -> Iterator[K]:

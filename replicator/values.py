@@ -54,7 +54,10 @@ def check_plain(value: object, where: str = "value") -> None:
 
 def pack(value: object, where: str = "value") -> bytes:
     """Pack a plain value into its one canonical form. Raises UsageError naming *where*. O(size)."""
-    check_plain(value, where)
+    try:
+        check_plain(value, where)
+    except RecursionError as error:
+        raise UsageError(f"{where}: nested too deeply to be stored") from error
     return pack_checked(value)
 
 
@@ -64,12 +67,16 @@ def pack_checked(value: object) -> bytes:
         return cast(bytes, _packer_pack(value))
     except UnicodeEncodeError as error:
         raise UsageError(f"text that is not valid Unicode cannot be stored: {error.reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"a value cannot be packed: {error}") from error
 
 
 def unpack(data: bytes) -> Any:
     """Unpack what `pack` packed. Raises UsageError on anything else."""
     try:
-        return _unpackb(data, use_list=False, object_hook=_refuse_map, ext_hook=_refuse_ext)
+        value = _unpackb(data, use_list=False, object_hook=_refuse_map, ext_hook=_refuse_ext)
+        check_plain(value)
+        return value
     except _UNPACK_ERRORS as error:
         raise _garbage(error) from error
 

@@ -115,7 +115,7 @@ class Active:
         self.peers: dict[str, Peer] = {}
         self.pending: tuple[View, ...] = ()  # proposals not yet settled; the council sets it
         self.round = 0
-        self.open_txns_full = False
+        self.begin_seq = 0  # last entry held when this view began: all that was released before is up to here
         self._is_round_due = False
         self._tokens: dict[int, tuple[object, Level]] = {}  # seq -> who waits for its execution
         self._waiting: dict[Level, list[Waiter]] = {Level.RECEIVED: [], Level.APPLIED: []}
@@ -185,10 +185,11 @@ class Active:
         if verdict is Verdict.NEW:
             if len(transactions.open) >= rules.open_txns_max:
                 return "open_txns_max"
-            if transactions.remembered_count >= rules.remembered_replies_max:
+            header_ms = max(state.header_ms, state.now_ms)
+            if transactions.remembered_count >= rules.remembered_replies_max and not transactions.can_prune(header_ms):
                 return "remembered_replies_max"
-        if state.database.row_count >= rules.rows_max:
-            return "rows_max"
+            if state.database.row_count >= rules.rows_max:
+                return "rows_max"
         if not rules.continue_alone and state.view is not None and state.view.is_mismatch:
             return "backups_min"
         return ""
@@ -314,8 +315,11 @@ class Active:
         if self._is_round_due:
             self._is_round_due = False
             self.round += 1
-        for peer in self.peers.values():
-            if peer.is_adopted and peer.outstanding < FORWARDS_MAX and state.linked.get(peer.member.name):
+        for peer in list(self.peers.values()):
+            if peer.is_joining and peer.next_seq - 1 < state.fifo.base_seq:
+                del self.peers[peer.member.name]
+                state.note("join_given_up", node=peer.member.name, at=peer.match_received)
+            elif peer.is_adopted and peer.outstanding < FORWARDS_MAX and state.linked.get(peer.member.name):
                 self._forward(peer)
         self.release()
 
@@ -329,7 +333,7 @@ class Active:
             entries = fifo.sealed_after(
                 peer.next_seq - 1, entries_max=rules.batch_entries_max, bytes_max=rules.batch_bytes_max
             )
-        elif peer.sent_round >= self.round and state.elapsed_ms - peer.sent_ms < rules.heartbeat_ms:
+        elif not self._is_empty_forward_due(peer):
             return
         assert state.view is not None
         prev_seq = peer.next_seq - 1
@@ -353,6 +357,16 @@ class Active:
             int(want),
         )
         state.send(peer.member.name, frame)
+
+    def _is_empty_forward_due(self, peer: Peer) -> bool:
+        """A heartbeat, a barrier round, or a reply that waits for `applied` of what was acked as received only."""
+        state = self.state
+        applied = self._waiting[Level.APPLIED]
+        return (
+            peer.sent_round < self.round
+            or state.elapsed_ms - peer.sent_ms >= state.rules.heartbeat_ms
+            or bool(applied and peer.match_applied < applied[0][0])
+        )
 
     def on_forward_ack(self, ack: ForwardAck) -> str:
         """Take an ack as proof if it is of this view and incarnation; return its problem ("" if none)."""
@@ -424,6 +438,7 @@ class Active:
     def begin(self, view: View) -> None:
         """Begin a view as its active: nothing is proved yet (V1)."""
         state = self.state
+        self.begin_seq = state.fifo.last_seq
         self.peers = {
             member.name: Peer(member, state.elapsed_ms, is_joining=False)
             for member in view.in_sync

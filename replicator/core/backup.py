@@ -22,6 +22,7 @@ from replicator.core.messages import (
     Fetch,
     Forward,
     ForwardAck,
+    Kind,
     Level,
     Refused,
     Status,
@@ -104,13 +105,28 @@ class Backup:
         seqs = [entry.seq for entry in entries]
         if seqs != list(range(frame.prev_seq + 1, frame.prev_seq + 1 + len(entries))):
             return "garbage"
+        views = [frame.prev_view, *[entry.view for entry in entries], frame.view]
+        if views != sorted(views):
+            return "garbage"
         new = [entry for entry in entries if entry.seq > fifo.last_seq]
+        try:
+            for entry in new:
+                self._split(entry)
+        except UsageError:
+            return "garbage"
         held = [entry for entry in entries if entry.seq <= fifo.last_seq]
         if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):
             return "conflict"
         for entry in new:
             fifo.append(entry)
         return ""
+
+    def _split(self, entry: Entry) -> None:
+        """Split a message before it is taken, and keep the parts for its execution. Raises UsageError."""
+        if entry.kind == Kind.MESSAGE:
+            _, _, name, plain = split_message(entry.message)
+            entry.spec = handler_of(self.state.service_class, name)
+            entry.arguments = entry.spec.arguments_from_plain(plain)
 
     def _execute_received(self) -> None:
         fifo = self.state.fifo
@@ -134,6 +150,7 @@ class Backup:
             self._owed.clear()
             return
         state.commit(entry, outcome)
+        entry.spec = entry.arguments = None
         if state.fifo.executed_seq == state.fifo.last_seq:
             for frame in self._owed:
                 self._ack(frame, "")
@@ -169,17 +186,18 @@ class Backup:
             state.fifo.last_view,
             state.fifo.last_seq,
             state.fifo.executed_seq,
-            state.fingerprint,
+            b"" if state.role is Role.DIVERGED else state.fingerprint,
         )
 
     def on_fetch(self, frame: Fetch) -> None:
         """Give a promoted node the tail behind its last entry (V7)."""
         state = self.state
-        assert state.view is not None
+        if state.view is None:
+            return  # the asker will find that we have not adopted its view
         fifo = state.fifo
         entries: tuple[bytes, ...] = ()
         problem = ""
-        if frame.view != state.view.number or frame.sender != state.view.active:
+        if frame.view != state.view.number or frame.sender != state.view.active or state.role is Role.DIVERGED:
             problem = "stale"
         elif fifo.view_at(frame.after_seq) != frame.after_view:
             problem = "conflict"

@@ -29,6 +29,7 @@ from replicator.core.messages import (
 )
 from replicator.core.state import Role, State
 from replicator.core.views import Member, View, formed, shrunk, taken_over
+from replicator.errors import CorruptRecord
 
 
 class Council:
@@ -44,7 +45,7 @@ class Council:
         self._join_ms = -(10**9)
         self._ping_ms = -(10**9)
         self._looked_ms = 0
-        self._fetching = False
+        self._fetched_ms = -(10**9)  # when a tail was asked for that has not come
         self._dead: Member | None = None  # an active that surely is gone
         self.joining = Joining(state, active, backup, self.propose)
 
@@ -53,7 +54,7 @@ class Council:
     def read(self) -> None:
         """Ask the arbiter for the record."""
         self._read_ms = self.state.elapsed_ms
-        self.state.effects.append(ReadView())
+        self.state.effects.append(ReadView(self.state.highest_view))
 
     def propose(self, view: View, why: str) -> None:
         """Propose a record; does nothing while another proposal is unsettled."""
@@ -68,12 +69,15 @@ class Council:
     def _send_proposal(self) -> None:
         assert self.proposal is not None
         self._proposed_ms = self.state.elapsed_ms
-        self.state.effects.append(Propose(self.proposal.number - 1, self.proposal))
+        self.state.effects.append(Propose(self.proposal.number - 1, self.proposal, self.state.highest_view))
 
-    def on_view_changed(self, view: View) -> None:
-        """Take the arbiter's record: settle the proposal, adopt what is newer, halt at what cannot be (V14)."""
+    def on_view_changed(self, view: View, asked: int) -> None:
+        """Take the arbiter's record: settle the proposal, adopt what is newer, halt at what cannot be (V14).
+
+        *asked*: the highest view this node knew when it asked; a late answer to an early question proves nothing.
+        """
         state = self.state
-        if not self._is_ours(view):
+        if not self._is_ours(view, asked):
             return
         if self.proposal is not None and view.number >= self.proposal.number:
             self.proposal = None
@@ -82,13 +86,16 @@ class Council:
             self.adopt(view)
         self.consider()
 
-    def _is_ours(self, view: View) -> bool:
+    def _is_ours(self, view: View, asked: int) -> bool:
         state = self.state
         if view.database_id != state.database_id:
-            state.halt(f"the arbiter's record is of database {view.database_id}, this node is of {state.database_id}")
-        elif view.number < state.highest_view:
             state.halt(
-                f"the arbiter's record is view {view.number}, this node has adopted view {state.highest_view}: "
+                f"the arbiter's record is of database {view.database_id}, this node is of {state.database_id}; "
+                "to give the node to the new database, remove its data folder"
+            )
+        elif view.number < asked:
+            state.halt(
+                f"the arbiter's record is view {view.number}, this node had adopted view {asked} before it asked: "
                 "the arbiter has lost its memory, or is another one"
             )
         elif state.me.name not in view.members:
@@ -97,9 +104,17 @@ class Council:
 
     def on_newer_record(self, record: bytes) -> None:
         """Adopt a view that came in a frame, if it is newer than ours."""
-        view = View.from_bytes(record)
-        if self.state.view is None or view.number > self.state.view.number:
-            self.on_view_changed(view)
+        view = self._read_record(record)
+        if view is not None and (self.state.view is None or view.number > self.state.view.number):
+            self.on_view_changed(view, 0)
+
+    def _read_record(self, record: bytes) -> View | None:
+        """Read a record that a peer sent; None, and a Note, if it is none: a peer's garbage is no fault of our disk."""
+        try:
+            return View.from_bytes(record)
+        except CorruptRecord as error:
+            self.state.note("peer_refused", peer="a node", problem=str(error))
+            return None
 
     def adopt(self, view: View) -> None:
         """Enter a view: written down first (V11), then the role it gives to this node."""
@@ -108,7 +123,7 @@ class Council:
         state.effects.append(WriteView(view))
         state.view = view
         state.highest_view = view.number
-        self._fetching = False
+        self._fetched_ms = -(10**9)
         self._join_ms = self.backup.fed_ms = -(10**9)
         self.backup.heard_ms = state.elapsed_ms
         is_active = view.active == state.me
@@ -259,6 +274,7 @@ class Council:
         state = self.state
         member = self._member_at(node)
         peer = self.active.peers.get(node)
+        self._fetched_ms = -(10**9)
         if peer is not None:
             self.active.on_silence(peer)
         if member is None:
@@ -296,7 +312,8 @@ class Council:
             return
         for name, peer in self.active.peers.items():
             is_due = peer.asked_ms < 0 or state.elapsed_ms - peer.asked_ms >= state.rules.heartbeat_ms
-            if not peer.answered and not peer.is_joining and is_due and state.linked.get(name):
+            is_wanted = not peer.answered or state.role is Role.OPENING  # who has answered must still be there
+            if is_wanted and not peer.is_joining and is_due and state.linked.get(name):
                 peer.asked_ms = state.elapsed_ms
                 state.send(name, Adopt(state.next_request(), state.me, state.view.to_bytes()))
 
@@ -304,9 +321,10 @@ class Council:
         """Adopt the announced view, unless ours is newer, and tell our position."""
         state = self.state
         self.on_newer_record(frame.record)
-        if state.view is None or state.role is Role.HALTED:
+        announced = self._read_record(frame.record)
+        if announced is None or state.view is None or state.role is Role.HALTED:
             return
-        if View.from_bytes(frame.record).number < state.view.number:
+        if announced.number < state.view.number:
             state.send(frame.sender.name, Refused(frame.request, state.me, state.view.to_bytes()))
             return
         if frame.sender == state.view.active:
@@ -323,7 +341,8 @@ class Council:
         if peer.answered:
             return
         if frame.fingerprint != state.fingerprint:
-            self._remove(peer.member, "runs another version of the service or other rules")
+            why = "runs another version of the service or other rules" if frame.fingerprint else "has diverged"
+            self._remove(peer.member, why)
             return
         peer.answered = True
         peer.last_view, peer.last_seq = frame.last_view, frame.last_seq
@@ -363,13 +382,16 @@ class Council:
             state.role = Role.ACTIVE
             state.transactions.rearm()
             assert state.view is not None
-            state.note("opened", view=state.view.number, seq=fifo.last_seq, open_txns=len(state.transactions.open))
+            if state.view.opened:
+                state.note("opened", view=state.view.number, seq=fifo.last_seq, open_txns=len(state.transactions.open))
+            else:
+                state.note("formed", view=state.view.number)
 
     def _fetch_from(self, peer: Peer) -> None:
         state = self.state
-        if self._fetching or state.view is None:
+        if state.view is None or state.elapsed_ms - self._fetched_ms < 2 * state.rules.heartbeat_ms:
             return
-        self._fetching = True
+        self._fetched_ms = state.elapsed_ms
         fifo = state.fifo
         state.note("takes_over_tail", node=peer.member.name, after=fifo.last_seq, to=peer.last_seq)
         fetch = Fetch(state.next_request(), state.view.number, state.me, fifo.last_view, fifo.last_seq)
@@ -380,9 +402,9 @@ class Council:
         state = self.state
         peer = self.active.peers.get(frame.sender.name)
         is_ours = state.view is not None and frame.view == state.view.number and state.role is Role.OPENING
-        if not is_ours or peer is None or peer.member != frame.sender or not self._fetching:
+        if not is_ours or peer is None or peer.member != frame.sender:
             return
-        self._fetching = False
+        self._fetched_ms = -(10**9)
         peer.heard_ms = state.elapsed_ms
         if frame.problem:
             state.halt(f"node {peer.member.name}, in sync, holds another history than this one: {frame.problem}")

@@ -106,12 +106,13 @@ class LinkLost:
 
 
 class ViewChanged:
-    """The arbiter's present record, read or answered to a proposal."""
+    """The arbiter's present record, read or answered to a proposal; `asked` comes back from the effect that asked."""
 
-    __slots__ = ("view",)
+    __slots__ = ("asked", "view")
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, asked: int = 0) -> None:
         self.view = view
+        self.asked = asked
 
 
 class ArbiterLost:
@@ -196,11 +197,14 @@ class Propose:
 
     base: int
     view: View
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadView:
-    """Ask the arbiter for its present record."""
+    """Ask the arbiter for its present record; `asked`: the highest view known now."""
+
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)

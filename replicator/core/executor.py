@@ -114,10 +114,7 @@ class Executor:
 
     def _refusal(self, entry: Entry, spec: HandlerSpec, abort: Abort, old: Transaction | None) -> Outcome:
         try:
-            check_plain(abort.reason, "reason of Abort")
-            for name, value in abort.facts.items():
-                check_plain(value, f"Abort({name})")
-            body = pack_wire([str(abort.reason), dict(sorted(abort.facts.items()))])
+            body = _abort_body(abort)
         except UsageError as failure:
             return self._failure(entry, spec, failure, old)
         is_kept = entry.kind == Kind.MESSAGE
@@ -163,16 +160,31 @@ class Executor:
         try:
             value = read.spec.function(self.service, context, **read.arguments)
             body = pack_checked(read.spec.result.to_plain(value, f"result of {read.spec.name}"))
-        except Abort as abort:
-            return Outcome(Status.ABORTED, pack_wire([str(abort.reason), abort.facts]), _NOTHING, nothing)
         except MemoryError:
             raise
+        except Abort as abort:
+            try:
+                return Outcome(Status.ABORTED, _abort_body(abort), _NOTHING, nothing)
+            except UsageError as failure:
+                body = pack_wire([read.spec.name, type(failure).__name__])
+                return Outcome(Status.FAILED, body, _NOTHING, nothing, failure)
         except BaseException as failure:
             body = pack_wire([read.spec.name, type(failure).__name__])
             return Outcome(Status.FAILED, body, _NOTHING, nothing, failure)
         finally:
             workspace.discard()
         return Outcome(Status.DONE, body, _NOTHING, nothing)
+
+
+def _abort_body(abort: Abort) -> bytes:
+    """Pack a refusal. Raises UsageError for what is not plain."""
+    check_plain(abort.reason, "reason of Abort")
+    for name, value in abort.facts.items():
+        check_plain(value, f"Abort({name})")
+    try:
+        return pack_wire([str(abort.reason), dict(sorted(abort.facts.items()))])
+    except ValueError as error:
+        raise UsageError(f"Abort cannot be packed: {error}") from error
 
 
 def _otherwise(transaction: Transaction) -> str:

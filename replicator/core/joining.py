@@ -82,7 +82,8 @@ class Joining:
         view = state.view
         if view is None or state.role is not Role.ACTIVE or self.active.pending:
             return
-        released = self.active.mark(Level.RECEIVED)
+        # Released in this view: up to the mark. Released before: up to what we held when it began.
+        released = max(self.active.begin_seq, self.active.mark(Level.RECEIVED))
         for peer in self.active.peers.values():
             if peer.is_joining and min(peer.match_received, peer.match_applied) >= released:
                 if view.member(peer.member.name) is None:

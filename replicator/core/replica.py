@@ -70,7 +70,7 @@ class Replica:
             Received: self._on_received,
             LinkUp: self._on_link_up,
             LinkLost: self._on_link_lost,
-            ViewChanged: lambda changed: council.on_view_changed(changed.view),
+            ViewChanged: lambda changed: council.on_view_changed(changed.view, changed.asked),
             ArbiterLost: lambda lost: None,  # still unsettled: `consider` repeats it (V5)
             TurnEnded: self._on_turn_ended,
         }

@@ -198,6 +198,13 @@ class Transactions:
                 self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
         self._prune_ms = due_ms
 
+    def can_prune(self, time_ms: int) -> bool:
+        """Whether an entry of this header time would forget at least one reply. O(1)."""
+        for kept, retain_ms in ((self.finished, self.rules.retain_ms), (self.named, self.rules.retain_named_ms)):
+            if kept and next(iter(kept.values())).ended_ms + retain_ms < time_ms:
+                return True
+        return False
+
     def due(self, now_ms: int) -> Transaction | None:
         """Return an open transaction whose deadline has passed, each expectation once; None if there is none."""
         while self._deadlines and self._deadlines[0][0] <= now_ms:

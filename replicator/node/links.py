@@ -111,7 +111,7 @@ class ArbiterClient:
         config: Config,
         names: Names,
         *,
-        on_record: Callable[[View], None],
+        on_record: Callable[[View, int], None],
         on_lost: Callable[[], None],
     ) -> None:
         self._on_record = on_record
@@ -119,7 +119,7 @@ class ArbiterClient:
         self._loop = loop
         self._silence_s = config.timing.suspect_ms / 1000
         self._sent_s: list[float] = []  # when each outstanding call was sent, oldest first
-        self._waiting: list[tuple[str, tuple[object, ...]]] = []
+        self._waiting: list[tuple[str, tuple[object, ...], int]] = []
         fixed: Address | None = None
         if config.arbiter.port:
             fixed = (config.arbiter.host, config.arbiter.port)
@@ -136,33 +136,33 @@ class ArbiterClient:
             on_down=self._on_down,
         )
 
-    def read(self) -> None:
-        """Ask for the present record."""
-        self._call("read", (PARTITION,))
+    def read(self, asked: int) -> None:
+        """Ask for the present record; *asked* comes back with it."""
+        self._call("read", (PARTITION,), asked)
 
-    def propose(self, base: int, view: View) -> None:
-        """Compare-and-set."""
-        self._call("propose", (PARTITION, base, view.to_bytes()))
+    def propose(self, base: int, view: View, asked: int) -> None:
+        """Compare-and-set; *asked* comes back with the record that is there then."""
+        self._call("propose", (PARTITION, base, view.to_bytes()), asked)
 
-    def _call(self, method: str, args: tuple[object, ...]) -> None:
+    def _call(self, method: str, args: tuple[object, ...], asked: int) -> None:
         if self._sent_s and self._loop.now_s - self._sent_s[0] > self._silence_s:
             self._link.close()  # a silent arbiter: what is out is lost, which means unknown (V5)
         if len(self._sent_s) + len(self._waiting) >= ARBITER_CALLS_MAX:
             self._loop.call_soon(self._on_lost)
         elif self._link.is_up:
-            self._send(method, args)
+            self._send(method, args, asked)
         else:
-            self._waiting.append((method, args))
+            self._waiting.append((method, args, asked))
             self._link.connect()
 
-    def _send(self, method: str, args: tuple[object, ...]) -> None:
+    def _send(self, method: str, args: tuple[object, ...], asked: int) -> None:
         self._sent_s.append(self._loop.now_s)
-        self._link.call(method, args, self._on_answer, on_lost=self._on_call_lost)
+        self._link.call(method, args, lambda data: self._on_answer(data, asked), on_lost=self._on_call_lost)
 
     def _on_up(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for method, args in waiting:
-            self._send(method, args)
+        for method, args, asked in waiting:
+            self._send(method, args, asked)
 
     def _on_down(self, refused: bool) -> None:
         self._book.forget()
@@ -170,14 +170,14 @@ class ArbiterClient:
         if was_waiting:
             self._on_lost()
 
-    def _on_answer(self, data: object) -> None:
+    def _on_answer(self, data: object, asked: int) -> None:
         self._drop_oldest()
         try:
             view = View.from_bytes(data if type(data) is bytes else b"")
         except ReplicatorError:
             self._on_lost()
             return
-        self._on_record(view)
+        self._on_record(view, asked)
 
     def _on_call_lost(self) -> None:
         self._drop_oldest()

@@ -154,8 +154,8 @@ class Node:
             Send: self.perform_send,
             Reply: self.perform_reply,
             WriteView: self._perform_write_view,
-            Propose: lambda effect: self.arbiter.propose(effect.base, effect.view),
-            ReadView: lambda effect: self.arbiter.read(),
+            Propose: lambda effect: self.arbiter.propose(effect.base, effect.view, effect.asked),
+            ReadView: lambda effect: self.arbiter.read(effect.asked),
             Connect: lambda effect: self.links.connect(effect.node),
             Note: lambda effect: self.notes.take(effect.event, effect.facts),
             Halt: self._perform_halt,
@@ -167,7 +167,7 @@ class Node:
         """Serve until `stop`, a signal, or a halt; then leave cleanly. Raises ReplicatorError if it halted."""
         log = logger.bind(node=self.name)
         log.info("listens at {address}", address=self.server.uri("replicator.client"))
-        self.arbiter.read()
+        self.arbiter.read(self.folder.highest_view)
         self._on_timer()
         try:
             self.loop.run()
@@ -205,7 +205,7 @@ class Node:
     def _on_timer(self) -> None:
         self._tick()
         if self.replica is None:
-            self.arbiter.read()
+            self.arbiter.read(self.folder.highest_view)
         self.loop.call_later(self._tick_s, self._on_timer)
 
     def _tick(self) -> None:
@@ -330,7 +330,7 @@ class Node:
         self._tick()
         self.give(LinkLost(node, refused))
 
-    def _on_record(self, view: View) -> None:
+    def _on_record(self, view: View, asked: int) -> None:
         """Take the arbiter's record; the first one brings the replica to life."""
         if self.replica is None:
             if view.ack != self.config.database.ack:
@@ -343,7 +343,7 @@ class Node:
             self._tick()
             self.give(Started(self.folder.highest_view))
         self._tick()
-        self.give(ViewChanged(view))
+        self.give(ViewChanged(view, asked))
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

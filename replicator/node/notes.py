@@ -15,6 +15,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "view_adopted": ("INFO", "view {view}: this node is {role}, the active is {active}"),
     "proposed": ("INFO", "proposes view {view} with {active} as the active: {why}"),
     "opened": ("INFO", "took over: open for messages in view {view} at seq {seq}, {open_txns} open transactions go on"),
+    "formed": ("INFO", "formed the database in view {view}; it opens when a second node is level"),
     "stepped_down": ("WARNING", "stepped down: view {view} has {active} as the active"),
     "dropped_replies": ("WARNING", "dropped {count} held replies; their callers will repeat them at the new active"),
     "joining": ("INFO", "node {node} joins; it is sent what follows seq {after}"),

@@ -434,7 +434,7 @@ def test_v14_a_node_halts_on_a_record_that_cannot_be(what: str) -> None:
         "an older record": View(1, active.me, (active.me,), record.members, False, "applied", "d1", True),
         "no member": View(99, active.me, (active.me,), (active.name,), False, "applied", "d1", True),
     }[what]
-    backup.give(ViewChanged(made))
+    backup.give(ViewChanged(made, asked=backup.replica.state.highest_view))
     assert backup.role is Role.HALTED
     assert not backup.is_alive
     assert backup.replica.step(TurnEnded()) == []
@@ -448,7 +448,7 @@ def test_v14_a_restarted_node_remembers_the_highest_view_it_adopted() -> None:
     reborn = world.restart(backup.name, "second life")
     reborn.give(Started(77))
     reborn.give(Tick(world.now_ms, world.elapsed_ms))
-    reborn.give(ViewChanged(world.record))
+    world.run()
     assert reborn.role is Role.HALTED
 
 

@@ -97,10 +97,10 @@ class Node:
                 world.answers[token] = answer
             case WriteView(view=view):
                 self.written_view = view.number
-            case Propose(base=base, view=view):
-                world.arbiter_calls.append((self, base, view))
-            case ReadView():
-                world.arbiter_calls.append((self, None, None))
+            case Propose(base=base, view=view, asked=asked):
+                world.arbiter_calls.append((self, base, view, asked))
+            case ReadView(asked=asked):
+                world.arbiter_calls.append((self, None, None, asked))
             case Connect(node=node):
                 world.connects.append((self, node))
             case Note(event=event, facts=facts):
@@ -123,13 +123,14 @@ class World:
         self.service = service
         self.rules = rules or Rules(**changes)
         self.network: deque[tuple[Member, str, bytes]] = deque()
-        self.arbiter_calls: deque[tuple[Node, int | None, View | None]] = deque()
+        self.arbiter_calls: deque[tuple[Node, int | None, View | None, int]] = deque()
         self.connects: deque[tuple[Node, str]] = deque()
         self.broken: deque[str] = deque()  # nodes that died at an effect; the others are about to see it
-        self.hanging: list[
-            tuple[Node, str]
-        ] = []  # attempts to connect over a cut link: fail at the next move of the clock
-        self.late_records: list[tuple[Node, View]] | None = None  # a list: the arbiter's answers are held back in it
+        #: Attempts to connect over a cut link; they fail at the next move of the clock.
+        self.hanging: list[tuple[Node, str]] = []
+        #: A list: the arbiter's answers are held back in it.
+        self.late_records: list[tuple[Node, View, int]] | None = None
+        self.is_mail_of_dead_lost = False  # whether what a dying node has sent is lost with it
         self.record = View(0, None, (), tuple(names), False, "applied", DATABASE, False)
         self.is_arbiter_up = True
         self.notes: list[tuple[str, str, dict[str, object]]] = []
@@ -184,7 +185,7 @@ class World:
         self.run()
 
     def _serve_arbiter(self) -> None:
-        node, base, view = self.arbiter_calls.popleft()
+        node, base, view, asked = self.arbiter_calls.popleft()
         if not self.is_arbiter_up:
             node.give(ArbiterLost())
             return
@@ -192,9 +193,9 @@ class World:
             assert view.number > self.record.number
             self.record = View.from_bytes(view.to_bytes())
         if self.late_records is not None:
-            self.late_records.append((node, self.record))
+            self.late_records.append((node, self.record, asked))
             return
-        node.give(ViewChanged(self.record))
+        node.give(ViewChanged(self.record, asked))
         node.give(TurnEnded())
 
     def _connect(self, node: Node, target: str) -> None:
@@ -222,8 +223,8 @@ class World:
     def release_late_records(self) -> None:
         """Let the arbiter's held answers arrive, however old they have become."""
         late, self.late_records = self.late_records or [], None
-        for node, view in late:
-            node.give(ViewChanged(view))
+        for node, view, asked in late:
+            node.give(ViewChanged(view, asked))
             node.give(TurnEnded())
         self.run()
 
@@ -247,6 +248,8 @@ class World:
             self._see_broken(name)
 
     def _see_broken(self, name: str) -> None:
+        if self.is_mail_of_dead_lost:
+            self.network = deque(mail for mail in self.network if mail[0].name != name)
         for node in self.nodes.values():
             if node.is_alive and not node.is_stopped:
                 node.give(LinkLost(name, False))

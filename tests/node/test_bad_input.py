@@ -196,18 +196,18 @@ def test_a_forward_of_an_old_view_is_refused_with_the_newer_record(nodes: Deploy
     backup = next(name for name in nodes.nodes if name != nodes.active())
     status = ask(config, backup)
     database_id = database_of(nodes)
-    old = Forward(1, 1, Member("a", "old life"), str(status["incarnation"]), 0, 0, (), 0, 0, 2)
+    old = Forward(1, 1, Member("a", "00000000.before"), str(status["incarnation"]), 0, 0, (), 0, 0, 2)
     with link(nodes, backup, "replicator.node") as made:
         answer = decode_frame(database_id, made.call("frame", (encode_frame(database_id, old),), timeout_s=5))
         assert isinstance(answer, Refused)
         ping = encode_frame(database_id, Ping(2, Member("nobody", "x")))
         assert isinstance(decode_frame(database_id, made.call("frame", (ping,), timeout_s=5)), Pong)
         with pytest.raises(LinkLost, match="database"):
-            made.call("frame", (encode_frame("another", Ping(3, Member("a", "x"))),), timeout_s=5)
+            made.call("frame", (encode_frame("another", Ping(3, Member("a", "00000000.x"))),), timeout_s=5)
         with pytest.raises(LinkLost, match="frame"):
             made.call("frame", (b"\x93\x01\x02",), timeout_s=5)
         with pytest.raises(LinkLost, match="answer, not a request"):
-            made.call("frame", (encode_frame(database_id, Pong(3, Member("a", "x"))),), timeout_s=5)
+            made.call("frame", (encode_frame(database_id, Pong(3, Member("a", "00000000.x"))),), timeout_s=5)
     assert ask(config, backup)["role"] == "backup"
 
 

@@ -1,0 +1,86 @@
+"""The configuration: checked whole at start, every mistake named by file and key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from replicator.config import describe, load
+from replicator.errors import ConfigError
+
+GOOD = '[database]\nname = "bank"\nservice = "bank:Bank"\n[nodes.a]\n[nodes.b]\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "bank.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_short_file_is_enough(tmp_path: Path) -> None:
+    """Everything else has a default; data folders are beside the file and never shared."""
+    config = load(write(tmp_path, GOOD))
+    assert config.database.ack == "applied"
+    assert [node.data for node in config.nodes.values()] == [tmp_path / "data-a", tmp_path / "data-b"]
+    assert config.arbiter_file == tmp_path / "arbiter.sqlite"
+
+
+def test_what_is_in_force_is_printed_as_toml(tmp_path: Path) -> None:
+    """`replicator config` prints a file that says the same when it is read again, each key with its meaning."""
+    config = load(write(tmp_path, GOOD))
+    text = describe(config)
+    assert "heartbeat_ms = 200  # default; ms between" in text
+    again = write(tmp_path, text)
+    assert load(again) == config
+    keys = [line for line in text.splitlines() if re.match(r"\w+ =", line)]
+    assert all("#" in line for line in keys)
+    assert tomllib.loads(text)["nodes"].keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("name =", "nmae ="), "database.nmae: is unknown; did you mean database.name?"),
+        (("[nodes.a]", "[nods.a]"), "nods: is unknown; did you mean nodes?"),
+        (
+            ("[nodes.a]", "[timing]\nheartbeat = 5\n[nodes.a]"),
+            "timing.heartbeat: is unknown; did you mean timing.heartbeat_ms?",
+        ),
+        (('name = "bank"\n', ""), "database.name: is missing"),
+        (('"bank:Bank"', '"bank"'), 'database.service: must be "module:Class"'),
+        (('"bank:Bank"', "7"), "database.service: must be text in quotes, got 7"),
+        (("[nodes.a]", "[nodes.a]\nport = true"), "nodes.a.port: must be a whole number"),
+        (("[nodes.a]", "[nodes.a]\nport = 70000"), "nodes.a.port: must be a port from 0 to 65535"),
+        (("[nodes.a]", '[nodes.a]\nhost = "10.0.0.1"'), "nodes.a.host: 10.0.0.1 is not loopback"),
+        (("[nodes.a]", '[nodes.a]\ndata = "data-b"'), "two nodes have the same data folder"),
+        (("[nodes.a]\n[nodes.b]", ""), "nodes: name at least one node"),
+        (("[nodes.a]", '[nodes."a b"]'), "nodes.a b: a node's name must be"),
+        (
+            ("[nodes.a]", "[timing]\nsuspect_ms = 500\n[nodes.a]"),
+            "timing.suspect_ms: must be at least 3 * heartbeat_ms",
+        ),
+        (("[nodes.a]", "[timing]\nconnect_ms = 5000\n[nodes.a]"), "timing.connect_ms: must be at most suspect_ms"),
+        (("[nodes.a]", "[limits]\nrows_max = 0\n[nodes.a]"), "limits.rows_max: must be greater than 0"),
+        (("[nodes.a]", "[limits]\nframe_bytes_max = 1000\n[nodes.a]"), "limits.frame_bytes_max: must have room"),
+        (('"bank"', '"bank"\nack = "durable"'), "database.ack: durable needs a store on disk"),
+        (('"bank"', '"bank"\nack = "sure"'), "database.ack: must be async, received or applied"),
+        (('"bank"', '"bank"\nstore = "sqlite"'), 'database.store: must be "memory"'),
+        (('"bank"', '"bank"\non_no_backup = "wait"'), "database.on_no_backup: must be continue or stop"),
+        (("[nodes.a]", '[arbiter]\nurl = "etcd://x"\n[nodes.a]'), 'arbiter.url: must be "embedded:FILE"'),
+        (("[database]", "[database"), "is not TOML"),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_key(change: tuple[str, str], sentence: str, tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD.replace(*change))
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+    assert sentence in str(caught.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.toml")
