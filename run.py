@@ -42,7 +42,12 @@ def wanted_stamp() -> str:
 def ensure_environment() -> None:
     """Make the environment, or make it anew if what it was made from has changed. Safe if two do it at once."""
     stamp = wanted_stamp()
-    with open(ROOT / ".venv.lock", "w") as lock:
+    try:
+        lock = open(ROOT / ".venv.lock", "w")  # noqa: SIM115 - closed by the block below
+    except OSError as error:
+        fail(f"{ROOT} cannot be written, and .venv belongs there: {error.strerror}")
+        return
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if STAMP.exists() and STAMP.read_text() == stamp and PYTHON.exists():
             return
@@ -54,7 +59,10 @@ def ensure_environment() -> None:
         except ImportError:
             fail("this Python lacks the venv module; on Debian or Ubuntu: apt-get install python3-venv")
             return
-        venv.EnvBuilder(with_pip=True).create(VENV)
+        try:
+            venv.EnvBuilder(with_pip=True).create(VENV)
+        except (OSError, subprocess.CalledProcessError) as error:
+            fail(f"the virtual environment {VENV} could not be made: {error}")
         quietly([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-e", ".[test]"])
         STAMP.write_text(stamp)
 
@@ -76,17 +84,22 @@ def run(title: str, *arguments: str) -> int:
         "PYTHONPATH": str(ROOT),
         "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    try:
-        return subprocess.run([str(PYTHON), *arguments], cwd=ROOT, env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+    process = subprocess.Popen([str(PYTHON), *arguments], cwd=ROOT, env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has told the step as well: let it end in order
+            continue
 
 
 def become(*arguments: str) -> int:
-    """Go on as that program: Ctrl-C and signals then reach it and nobody else."""
-    os.chdir(ROOT)
+    """Go on as that program: Ctrl-C and signals then reach it and nobody else.
+
+    It stays in the caller's folder, so that `--report FILE` is where the caller means it; -P keeps that folder off the
+    import path.
+    """
     os.environ["PYTHONPATH"] = str(ROOT)
-    os.execv(PYTHON, [str(PYTHON), *arguments])
+    os.execv(PYTHON, [str(PYTHON), "-P", *arguments])
 
 
 def test(arguments: list[str]) -> int:

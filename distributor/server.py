@@ -18,19 +18,18 @@ from loguru import logger
 
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
 from distributor.routing import NO_FACTS, Routing
-from distributor.sessions import Blob
 from distributor.states import RoutingRules
 from replicator.arbiter.embedded import Register, RegisterInUse
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
 from replicator.config import Config
 from replicator.errors import UsageError
-from replicator.node.gateway import Gateway, Single
+from replicator.node.gateway import Gateway, Token
 from replicator.node.links import AddressBook
-from replicator.transport import Link, Loop, Names, Request, Server
+from replicator.transport import Link, Loop, Names, Server
 from replicator.transport.loop import Timer
 from replicator.values import pack_wire
-from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, decode_submit, encode_answers, encode_submit
+from replicator.wire import FLAG_STALE, Answer, Outgoing, Status, decode_answers, encode_submit
 
 CLIENT_ID = "replicator.client"
 #: A caller cannot make a message wait for longer than this; deadlines are kept in a list that is searched.
@@ -59,9 +58,9 @@ class DistributorProcess:
         )
         self._timer: Timer | None = None
         self._timer_ms = 0
-        self._gateway = Gateway(self._on_message)
+        self._gateway = Gateway(self._admit, invoke_ms=timing.call_timeout_ms)
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
-            CLIENT_ID: {"submit": self._on_submit, "invoke": self._gateway.on_invoke},
+            CLIENT_ID: self._gateway.endpoint(),
             "replicator.operator": {"status": lambda request: request.reply(self.status())},
         }
         arbiter = {ARBITER_ID: arbiter_endpoints(self._register)} if self._register is not None else {}
@@ -152,26 +151,8 @@ class DistributorProcess:
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
-    def _on_submit(self, request: Request, blob: object) -> None:
-        """Take messages; reply with their answers once all are there."""
-        try:
-            messages = decode_submit(blob)
-        except UsageError as error:
-            request.refuse(str(error))
-            return
-        if not messages:
-            request.reply(encode_answers([]))
-            return
-        self.counts["calls"] += 1
-        held = Blob(request.reply, len(messages))
-        for index, outgoing in enumerate(messages):
-            self._admit((held, index), outgoing.message, outgoing.ack, outgoing.flags, outgoing.remaining_ms)
-
-    def _on_message(self, token: object, message: bytes, level: int, stale: bool) -> None:
-        """Take one message of a stock proxy, which names no deadline: the configured one."""
-        self._admit(token, message, level, FLAG_STALE if stale else 0, self.config.timing.call_timeout_ms)
-
-    def _admit(self, token: object, message: bytes, ack: int, flags: int, remaining_ms: int) -> None:
+    def _admit(self, token: Token, outgoing: Outgoing) -> None:
+        message = outgoing.message
         self.counts["messages"] += 1
         limit = self.config.limits.message_bytes_max
         if len(message) > limit:
@@ -179,13 +160,12 @@ class DistributorProcess:
             body = pack_wire({"error": "MessageTooLarge", "message": text, "facts": {}})
             self._complete(token, Answer(Status.REFUSED, body, NO_FACTS))
             return
-        deadline_ms = self._now_ms() + max(1, min(remaining_ms, REMAINING_MS_MAX))
-        self._routing.submit(token, message, ack, flags & FLAG_STALE, deadline_ms)
+        deadline_ms = self._now_ms() + max(1, min(outgoing.remaining_ms, REMAINING_MS_MAX))
+        self._routing.submit(token, message, outgoing.ack, outgoing.flags & FLAG_STALE, deadline_ms)
 
     def _complete(self, token: Any, answer: Answer) -> None:
-        held, index = token
-        assert isinstance(held, Blob | Single)
-        held.put(index, answer)
+        sink, index = token
+        sink.put(index, answer)
         self.counts[Status(answer.status).name.lower()] += 1
 
     # -- effects -----------------------------------------------------------------------------------------------------

@@ -1,17 +1,12 @@
-"""Own what belongs together among messages: one client's transaction, and the messages of one `submit` call.
-
-Pure, as routing is. `Conversation` numbers the messages of a transaction at the client; `Blob` gathers the answers of
-one `submit` call at the distributor process.
-"""
+"""Own what belongs together among messages: one client's transaction. Pure, as routing is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from replicator.core.messages import Answer, Status, encode_message
+from replicator.core.messages import Status, encode_message
 from replicator.errors import TransactionError
-from replicator.wire import encode_answers
 
 #: Outcomes that a node remembers: the next message has the next number.
 _REMEMBERED = frozenset((Status.DONE, Status.ABORTED, Status.FAILED))
@@ -70,23 +65,3 @@ class Conversation:
             self.msg_no += 1
         elif status in _UNSETTLED:
             self._unsettled = message
-
-
-class Blob:
-    """The messages of one `submit` call: `reply` gets the packed answers, in their order, once the last is there."""
-
-    __slots__ = ("_answers", "_missing", "_reply")
-
-    def __init__(self, reply: Callable[[bytes], None], count: int) -> None:
-        assert count > 0
-        self._reply = reply
-        self._answers: dict[int, Answer] = {}
-        self._missing = count
-
-    def put(self, index: int, answer: Answer) -> None:
-        """Take the answer to message *index*, once."""
-        assert index not in self._answers, "a message was answered twice"
-        self._answers[index] = answer
-        self._missing -= 1
-        if not self._missing:
-            self._reply(encode_answers([self._answers[at] for at in range(len(self._answers))]))

@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     setup_logging(verbose=arguments.verbose)
     if command == "node":
+        config.node(arguments.name)  # a wrong name is said before the service is imported
         from replicator.node import run_node
 
         run_node(config, arguments.name)

@@ -32,12 +32,19 @@ def setup_logging(*, verbose: bool) -> None:
 def exit_on_error(program: str, action: Callable[[], int]) -> int:
     """Run a command; turn errors into one line and an exit status."""
     try:
-        return action()
+        status = action()
+        sys.stdout.flush()  # here, where a reader that has gone is noticed, and not while Python ends
+        return status
     except ReplicatorError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone: not our fault, and nothing can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130

@@ -14,6 +14,7 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +56,7 @@ class ArbiterConfig:
     url: str = _key("embedded:arbiter.sqlite", "embedded:FILE, a SQLite file served by the distributor process")
     host: str = _key("127.0.0.1", "where `replicator arbiter` listens when it runs on its own")
     port: int = _key(0, "its port; 0: any, found by name")
+    insecure: bool = _key(False, "allow a host that is not loopback, without encryption: on a private network only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class DistributorConfig:
 
     host: str = _key("127.0.0.1", "where `distributor run` listens")
     port: int = _key(0, "its port; 0: any, found by name")
+    insecure: bool = _key(False, "allow a host that is not loopback, without encryption: on a private network only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,14 @@ class Config:
         """The SQLite file of the embedded arbiter."""
         return self.path.parent / self.arbiter.url.removeprefix("embedded:")
 
+    def node(self, name: str) -> NodeConfig:
+        """Return `[nodes.NAME]`. Raises: ConfigError naming the nodes there are."""
+        if name not in self.nodes:
+            near = difflib.get_close_matches(name, self.nodes, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; nodes are: {', '.join(self.nodes)}"
+            raise ConfigError(f"{self.path}: there is no [nodes.{name}]{hint}")
+        return self.nodes[name]
+
 
 _SECTIONS: dict[str, type[Any]] = {
     "database": DatabaseConfig,
@@ -138,6 +149,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "timing": TimingConfig,
     "limits": LimitsConfig,
 }
+_NAME_RULE = "ASCII letters, digits and _, not beginning with a digit"
 _SHOWN = {str: "text in quotes", int: "a whole number", bool: "true or false", Path: "a path in quotes"}
 
 
@@ -155,6 +167,7 @@ def load(path: Path | str) -> Config:
     sections = {name: _section(path, name, content.get(name, {}), kind) for name, kind in _SECTIONS.items()}
     config = Config(path=path, nodes=_nodes(path, content), **sections)
     _check(config)
+    _check_addresses(config)
     return config
 
 
@@ -164,10 +177,8 @@ def _nodes(path: Path, content: Mapping[str, Any]) -> dict[str, NodeConfig]:
         raise ConfigError(f"{path}: nodes: name at least one node, as [nodes.a]")
     nodes: dict[str, NodeConfig] = {}
     for name, table in tables.items():
-        if not name.isidentifier():
-            raise ConfigError(
-                f"{path}: nodes.{name}: a node's name must be letters, digits and _, beginning with a letter"
-            )
+        if not _is_name(name):
+            raise ConfigError(f"{path}: nodes.{name}: a node's name must be {_NAME_RULE}")
         node = _section(path, f"nodes.{name}", table, NodeConfig)
         data = node.data if "data" in table else Path(f"data-{name}")
         nodes[name] = dataclasses.replace(node, data=path.parent / data)
@@ -201,17 +212,19 @@ def _refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], known: li
             raise ConfigError(f"{path}: {prefix}{key}: is unknown{hint}")
 
 
+def _demand(path: Path, claim: bool, key: str, sentence: str) -> None:
+    if not claim:
+        raise ConfigError(f"{path}: {key}: {sentence}")
+
+
 def _check(config: Config) -> None:
     """Check values and the relations between them."""
-
-    def demand(claim: bool, key: str, sentence: str) -> None:
-        if not claim:
-            raise ConfigError(f"{config.path}: {key}: {sentence}")
-
+    demand = partial(_demand, config.path)
     database, timing, limits = config.database, config.timing, config.limits
-    demand(database.name.isidentifier(), "database.name", "must be letters, digits and _, beginning with a letter")
-    module, colon, name = database.service.partition(":")
-    demand(bool(module and colon and name.isidentifier()), "database.service", 'must be "module:Class"')
+    demand(_is_name(database.name), "database.name", f"must be {_NAME_RULE}")
+    module, _, name = database.service.partition(":")
+    is_service = all(part.isidentifier() for part in [*module.split("."), name])
+    demand(is_service, "database.service", f'must be "module:Class", got {database.service!r}')
     demand(
         database.ack in ("async", "received", "applied", "durable"),
         "database.ack",
@@ -222,7 +235,8 @@ def _check(config: Config) -> None:
     )
     demand(database.ack != "durable", "database.ack", 'durable needs a store on disk; store = "memory" keeps nothing')
     demand(database.on_no_backup in ("continue", "stop"), "database.on_no_backup", "must be continue or stop")
-    demand(config.arbiter.url.startswith("embedded:"), "arbiter.url", 'must be "embedded:FILE" (no other arbiter yet)')
+    scheme, _, file = config.arbiter.url.partition(":")
+    demand(scheme == "embedded" and bool(file), "arbiter.url", 'must be "embedded:FILE" (no other arbiter yet)')
     for section, values in (("timing", timing), ("limits", limits)):
         for each in dataclasses.fields(values):
             demand(getattr(values, each.name) > 0, f"{section}.{each.name}", "must be greater than 0")
@@ -234,9 +248,17 @@ def _check(config: Config) -> None:
         "limits.frame_bytes_max",
         "must have room for message_bytes_max + batch_bytes_max + 1024",
     )
+
+
+def _check_addresses(config: Config) -> None:
+    """Check ports, hosts and folders."""
+    demand = partial(_demand, config.path)
     ports = {"name_server.port": config.name_server.port, "arbiter.port": config.arbiter.port}
     ports["distributor.port"] = config.distributor.port
-    hosts = {"arbiter.host": (config.arbiter.host, False), "distributor.host": (config.distributor.host, False)}
+    hosts = {
+        "arbiter.host": (config.arbiter.host, config.arbiter.insecure),
+        "distributor.host": (config.distributor.host, config.distributor.insecure),
+    }
     for name, node in config.nodes.items():
         ports[f"nodes.{name}.port"] = node.port
         hosts[f"nodes.{name}.host"] = (node.host, node.insecure)
@@ -248,6 +270,11 @@ def _check(config: Config) -> None:
         )
     folders = [node.data for node in config.nodes.values()]
     demand(len(set(folders)) == len(folders), "nodes", "two nodes have the same data folder")
+
+
+def _is_name(text: str) -> bool:
+    """Whether *text* can be a bare TOML key and a part of a name in the name server."""
+    return text.isascii() and text.isidentifier()
 
 
 def _is_loopback(host: str) -> bool:
@@ -268,7 +295,10 @@ def describe(config: Config) -> str:
         lines += ["", f"[{name}]"]
         for each in dataclasses.fields(section):
             value = getattr(section, each.name)
-            shown = json.dumps(str(value) if isinstance(value, Path) else value)
-            mark = "default; " if value == each.default else ""
-            lines.append(f"{each.name} = {shown}  # {mark}{each.metadata['doc']}")
+            shown = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+            default = each.default
+            if each.name == "data":
+                default = config.path.parent / f"data-{name.removeprefix('nodes.')}"
+            mark = "default" if value == default else "own"
+            lines.append(f"{each.name} = {shown}  # {mark}; {each.metadata['doc']}")
     return "\n".join(lines) + "\n"

@@ -111,7 +111,7 @@ class HandlerSpec:
                     typed = codec.from_plain(value)
                     codec.to_plain(typed, name)
                     values[name] = typed
-            except (UsageError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except (UsageError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
                 raise BadArguments(f"{self.name}: argument {name!r} does not fit {codec.name}: {error}") from error
         return values
 

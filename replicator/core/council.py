@@ -45,6 +45,7 @@ class Council:
         self._join_ms = -(10**9)
         self._ping_ms = -(10**9)
         self._looked_ms = 0
+        self._kept_ms = 0
         self._fetched_ms = -(10**9)  # when a tail was asked for that has not come
         self._dead: Member | None = None  # an active that surely is gone
         self.joining = Joining(state, active, backup, self.propose)
@@ -175,6 +176,7 @@ class Council:
         if self.proposal is not None:
             if state.elapsed_ms - self._proposed_ms >= state.rules.heartbeat_ms:
                 self._send_proposal()
+            self._keep_links()
             return
         if state.view is None:
             if state.elapsed_ms - self._read_ms >= state.rules.heartbeat_ms:
@@ -185,6 +187,18 @@ class Council:
             self._consider_backup(state.view)
         else:
             self._consider_active(state.view)
+
+    def _keep_links(self) -> None:
+        """While a proposal is unsettled, perhaps for long, service goes on as soon as the nodes reach each other again."""
+        state = self.state
+        is_due = state.elapsed_ms - self._kept_ms >= state.rules.heartbeat_ms // 2
+        if state.view is None or state.role is Role.OUTSIDE or not is_due:
+            return
+        self._kept_ms = state.elapsed_ms
+        for member in state.view.in_sync:
+            if member != state.me and not state.linked.get(member.name):
+                state.effects.append(Connect(member.name))
+        self._ask_peers()
 
     def _consider_outside(self, view: View) -> None:
         state = self.state

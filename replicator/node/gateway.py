@@ -1,4 +1,4 @@
-"""Own the node's side of clients: `submit` and `invoke` calls in, held replies out.
+"""Own the server's side of clients: `submit` and `invoke` calls in, held replies out.
 
 One call of `submit` carries many messages; its reply leaves when the last of them is answered. Garbage is refused to its
 sender alone.
@@ -13,10 +13,10 @@ from replicator.core.messages import Answer, Status, encode_message, named_txn_i
 from replicator.errors import UsageError
 from replicator.transport import Request
 from replicator.values import unpack, unpack_wire
-from replicator.wire import FLAG_STALE, decode_submit, encode_answers
+from replicator.wire import Outgoing, decode_submit, encode_answers
 
-#: (token, message bytes, level, accepts a stale read)
-Submit = Callable[["Token", bytes, int, bool], None]
+#: Takes one message; `token` is a pair (sink, index): the answer goes to `sink.put(index, answer)`.
+Submit = Callable[["Token", Outgoing], None]
 
 
 class Batch:
@@ -61,10 +61,14 @@ Token = tuple[Batch | Single, int]
 
 
 class Gateway:
-    """Takes calls of the object "replicator.client"."""
+    """Takes calls of the object "replicator.client", at a node or at a distributor process.
 
-    def __init__(self, submit: Submit) -> None:
+    *invoke_ms*: the deadline of messages that come by `invoke`, which names none.
+    """
+
+    def __init__(self, submit: Submit, *, invoke_ms: int) -> None:
         self._submit = submit
+        self._invoke_ms = invoke_ms
 
     def endpoint(self) -> dict[str, Callable[..., None]]:
         """Return the exposed methods."""
@@ -82,7 +86,7 @@ class Gateway:
             return
         batch = Batch(request, len(messages))
         for index, outgoing in enumerate(messages):
-            self._submit((batch, index), outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE))
+            self._submit((batch, index), outgoing)
 
     def on_invoke(self, request: Request, txn_id: object, msg_no: object, handler: object, arguments: object) -> None:
         """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name."""
@@ -99,4 +103,5 @@ class Gateway:
             raw = bytes.fromhex(txn_id) if len(txn_id) == 32 else named_txn_id(txn_id)
         except ValueError:
             raw = named_txn_id(txn_id)
-        self._submit((Single(request), 0), encode_message(raw, msg_no, handler, arguments), 0, False)
+        message = encode_message(raw, msg_no, handler, arguments)
+        self._submit((Single(request), 0), Outgoing(message, self._invoke_ms, 0, 0))

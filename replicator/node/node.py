@@ -56,7 +56,7 @@ from replicator.node.notes import Notes, says
 from replicator.service import Service
 from replicator.transport import Loop, Names, Request, Server
 from replicator.values import pack_wire
-from replicator.wire import decode_frame, encode_frame
+from replicator.wire import FLAG_STALE, Outgoing, decode_frame, encode_frame
 
 #: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
 TICKS_PER_HEARTBEAT = 4
@@ -117,7 +117,7 @@ class Node:
         self.folder = DataFolder(own.data)
         self.me = Member(name, f"{self.folder.starts:08x}.{os.urandom(6).hex()}")
         self.loop = Loop()
-        self.gateway = Gateway(self.on_submit)
+        self.gateway = Gateway(self.on_submit, invoke_ms=config.timing.call_timeout_ms)
         self.server = Server(
             self.loop,
             {
@@ -280,14 +280,14 @@ class Node:
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
-    def on_submit(self, token: Token, message: bytes, level: int, stale: bool) -> None:
+    def on_submit(self, token: Token, outgoing: Outgoing) -> None:
         """Take a client's message."""
         if self.replica is None or self._is_ending:
             sink, index = token
             sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, False)))
             return
         self._tick()
-        self.give(Submitted(token, message, level, stale))
+        self.give(Submitted(token, outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE)))
         self._submitted_count += 1
         if self._submitted_count % SUBMITTED_PER_PUMP == 0:
             self.give(TurnEnded())

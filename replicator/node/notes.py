@@ -76,4 +76,9 @@ def says(status: Mapping[str, Any]) -> str:
         return f"outside: {status['because']}"
     if not status["active"]:
         return "waits for the database to be formed"
+    if status["active"] == status["node"]:
+        return (
+            "outside: the view names this node's former life as the active, whose memory is lost; unless a backup takes over, "
+            "`replicator init-database FILE --again` begins anew"
+        )
     return f"outside: asks {status['active']} to join"

@@ -134,3 +134,23 @@ def test_p1_a_second_death_after_the_first_loses_nothing() -> None:
         bodies += [ask(world, number) for number in range(5, len(SCRIPT))]
         assert [ask(world, number) for number in LAST] == [bodies[number] for number in LAST]
         verify(world)
+
+
+@pytest.mark.parametrize("victim", ["a", "c"])
+def test_p1_a_death_at_any_effect_of_a_join_loses_nothing(victim: str) -> None:
+    """Three nodes, c has restarted and joins while the script runs; c or the active a dies on the way."""
+    for effects in range(0, 60, 2):
+        world = World(Bank, "abc")
+        bodies = [ask(world, number) for number in range(4)]
+        world.kill("c")
+        world.run()
+        world.restart("c", "c2")
+        world.nodes[victim].effects_left = effects
+        bodies += [ask(world, number) for number in range(4, len(SCRIPT))]
+        world.settle(600)
+        assert [ask(world, number) for number in LAST] == [bodies[number] for number in LAST]
+        verify(world)
+        for member in world.record.in_sync:
+            node = world.nodes[member.name]
+            if node.is_alive and node.me == member:
+                assert node.replica.state.fifo.last_seq == len(SCRIPT), f"{member} is in sync and not level"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Execute, Started, Tick
+from replicator.core.effects import Execute, LinkLost, Started, Tick
 from replicator.core.messages import Status
 from replicator.core.state import Role
 from replicator.core.views import View
@@ -73,3 +73,23 @@ def test_p7_a_backup_whose_outcome_differs_stops_acking_and_is_removed() -> None
     world.kill(active.name)
     world.settle(5_000)
     assert backup.role is Role.DIVERGED, "a diverged node must never be promoted"
+
+
+def test_service_goes_on_without_the_arbiter_when_a_lost_backup_comes_back() -> None:
+    """The link breaks and the arbiter is away: the shrink stays unsettled; the link heals: replies need nothing else."""
+    world = World(Bank)
+    active, backup = pair(world)
+    world.is_arbiter_up = False
+    world.cut.add(frozenset((active.name, backup.name)))
+    for node, other in ((active, backup), (backup, active)):
+        node.give(LinkLost(other.name, False))
+    world.settle(3_000)
+    assert active.replica.council.proposal is not None
+    token = world.submit(active.name, "t", 1, "deposit", owner="x", cents=5)
+    world.settle(500)
+    assert token not in world.answers
+    world.cut.clear()
+    active.give(LinkLost(backup.name, False))
+    world.settle(1_000)
+    assert world.outcome(token) == (DONE, 5)
+    assert world.answers[token].facts.copies == 2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from distributor.sessions import Blob, Conversation
-from replicator.core.messages import Answer, Status, split_message
+from distributor.sessions import Conversation
+from replicator.core.messages import Status, split_message
 from replicator.errors import TransactionError
-from replicator.wire import Facts, decode_answers
+from replicator.wire import Facts
 
 FACTS = Facts(1, 1, 2, 2, False)
 
@@ -51,13 +51,3 @@ def test_a_readonly_message_is_not_counted() -> None:
     talk = Conversation(bytes(16))
     assert split_message(talk.read("total", {}))[1:3] == (1, "total")
     assert talk.msg_no == 1
-
-
-def test_answers_leave_in_the_order_of_the_messages_once_all_are_there() -> None:
-    sent: list[bytes] = []
-    blob = Blob(sent.append, 3)
-    for index in (2, 0):
-        blob.put(index, Answer(Status.DONE, bytes([index]), FACTS))
-    assert not sent
-    blob.put(1, Answer(Status.DONE, b"\x01", FACTS))
-    assert [answer.body for answer in decode_answers(sent[0])] == [b"\x00", b"\x01", b"\x02"]
