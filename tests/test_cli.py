@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ import pytest
 import replicator
 from distributor import cli as distributor_cli
 from replicator import cli
+from replicator.cli_common import exit_on_error
 
 GOOD = '[database]\nname = "bank"\nservice = "tests.failover.service:Payments"\n[name_server]\nport = 1\n[nodes.a]\n[nodes.b]\n'
 EXPORTS = [
@@ -115,3 +121,76 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path: Path, capsys: pytest
     error = capsys.readouterr().err
     assert error.startswith("replicator: ")
     assert error.count("\n") == 1
+
+
+def test_a_wrong_node_name_is_said_before_the_service_is_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service does not exist either, but the name is what was typed just now."""
+    path = tmp_path / "bank.toml"
+    path.write_text(GOOD.replace("tests.failover.service", "no_such_module"))
+    assert cli.main(["node", str(path), "--name", "zz"]) == 2
+    assert "there is no [nodes.zz]; nodes are: a, b" in capsys.readouterr().err
+    assert cli.main(["node", str(path), "--name", "a"]) == 2
+    assert "no_such_module" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bank.toml"], "a refused start leaves nothing behind"
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the system refuses is told with the path, not with a traceback."""
+    path = tmp_path / "bank.toml"
+    path.write_text(GOOD + '[arbiter]\nurl = "embedded:none/arbiter.sqlite"\n')
+    assert cli.main(["init-database", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("replicator: ")
+    assert "none/arbiter.sqlite" in error
+    assert error.count("\n") == 1
+
+
+def test_a_reader_that_has_gone_is_no_error(file: str) -> None:
+    """As in `replicator config FILE | head -0`: no traceback, also when all the output fits into one buffer."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for command in (["config", file], ["status", file], ["init-database", file]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "replicator", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.wait() == 0
+
+
+def test_status_of_a_port_that_is_no_node_is_a_row_and_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program listens there and talks another language."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        path = tmp_path / "bank.toml"
+        path.write_text(GOOD.replace("[nodes.a]", f"[nodes.a]\nport = {server.getsockname()[1]}"))
+
+        def answer_garbage() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n" + bytes(64))
+
+        thread = threading.Thread(target=answer_garbage)
+        thread.start()
+        assert cli.main(["status", str(path), "-o", "json"]) == 1
+        thread.join()
+    lines = json.loads(capsys.readouterr().out)
+    assert [line["node"] for line in lines] == ["a", "b"]
+    assert {line["role"] for line in lines} == {"unreachable"}
+
+
+def test_ctrl_c_ends_with_130_and_no_words(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert exit_on_error("replicator", interrupted) == 130
+    assert capsys.readouterr() == ("", "")

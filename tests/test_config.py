@@ -52,6 +52,12 @@ def test_what_is_in_force_is_printed_as_toml(tmp_path: Path) -> None:
         (('name = "bank"\n', ""), "database.name: is missing"),
         (('"bank:Bank"', '"bank"'), 'database.service: must be "module:Class"'),
         (('"bank:Bank"', "7"), "database.service: must be text in quotes, got 7"),
+        (('"bank:Bank"', '"my bank:Bank"'), 'database.service: must be "module:Class"'),
+        (('name = "bank"', 'name = "b\u00e4nk"'), "database.name: must be ASCII letters"),
+        (("[nodes.a]", '[nodes."\u00e4"]'), "a node's name must be ASCII letters"),
+        (("[nodes.a]", '[arbiter]\nurl = "embedded:"\n[nodes.a]'), 'arbiter.url: must be "embedded:FILE"'),
+        (("[nodes.a]", '[distributor]\nhost = "10.0.0.1"\n[nodes.a]'), "distributor.host: 10.0.0.1 is not loopback"),
+        (("[nodes.a]", '[arbiter]\nhost = "10.0.0.1"\n[nodes.a]'), "arbiter.host: 10.0.0.1 is not loopback"),
         (("[nodes.a]", "[nodes.a]\nport = true"), "nodes.a.port: must be a whole number"),
         (("[nodes.a]", "[nodes.a]\nport = 70000"), "nodes.a.port: must be a port from 0 to 65535"),
         (("[nodes.a]", '[nodes.a]\nhost = "10.0.0.1"'), "nodes.a.host: 10.0.0.1 is not loopback"),
@@ -70,6 +76,7 @@ def test_what_is_in_force_is_printed_as_toml(tmp_path: Path) -> None:
         (('"bank"', '"bank"\nstore = "sqlite"'), 'database.store: must be "memory"'),
         (('"bank"', '"bank"\non_no_backup = "wait"'), "database.on_no_backup: must be continue or stop"),
         (("[nodes.a]", '[arbiter]\nurl = "etcd://x"\n[nodes.a]'), 'arbiter.url: must be "embedded:FILE"'),
+        (("[nodes.a]", "[nodes.a]\nx = = 1"), "is not TOML: Invalid value (at line 5, column 5)"),
         (("[database]", "[database"), "is not TOML"),
     ],
 )
@@ -79,6 +86,37 @@ def test_a_mistake_is_named_by_file_and_key(change: tuple[str, str], sentence: s
         load(file)
     assert str(file) in str(caught.value)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["arbiter", "distributor", "nodes.a"])
+def test_the_advice_to_say_insecure_can_be_followed(section: str, tmp_path: Path) -> None:
+    """What the message tells to write is accepted."""
+    addressed = GOOD.replace("[nodes.a]\n", "") + f'[{section}]\nhost = "10.0.0.1"\n'
+    file = write(tmp_path, addressed)
+    with pytest.raises(ConfigError, match="say insecure = true"):
+        load(file)
+    load(write(tmp_path, addressed + "insecure = true\n"))
+
+
+def test_own_values_and_defaults_are_told_apart(tmp_path: Path) -> None:
+    """A data folder that nobody named is a default, too; text beyond ASCII can be read back."""
+    file = write(tmp_path, GOOD + 'data = "d\u00e4ta \U0001f4be"\n[timing]\nsuspect_ms = 1500\n')
+    text = describe(load(file))
+    lines = {line.split("  # ")[0]: line.split("  # ")[1].split(";")[0] for line in text.splitlines() if "  # " in line}
+    assert lines["suspect_ms = 1500"] == "own"
+    assert lines["heartbeat_ms = 200"] == "default"
+    assert lines[f'data = "{tmp_path}/data-a"'] == "default"
+    assert lines[f'data = "{tmp_path}/d\u00e4ta \U0001f4be"'] == "own"
+    assert load(write(tmp_path, text)).nodes["b"].data == tmp_path / "d\u00e4ta \U0001f4be"
+
+
+def test_an_unknown_node_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    config = load(write(tmp_path, GOOD.replace("nodes.b", "nodes.berlin")))
+    assert config.node("a").port == 0
+    with pytest.raises(ConfigError, match=r"no \[nodes.berln\]; did you mean berlin\?"):
+        config.node("berln")
+    with pytest.raises(ConfigError, match="nodes are: a, berlin"):
+        config.node("zz")
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Council:
         self._ping_ms = -(10**9)
         self._looked_ms = 0
         self._kept_ms = 0
+        self._reconnected_ms: dict[str, int] = {}
         self._fetched_ms = -(10**9)  # when a tail was asked for that has not come
         self._dead: Member | None = None  # an active that surely is gone
         self.joining = Joining(state, active, backup, self.propose)
@@ -80,6 +81,8 @@ class Council:
         state = self.state
         if not self._is_ours(view, asked):
             return
+        if view.number < state.highest_view:
+            return  # late: we have adopted a newer one, perhaps in a former life (V11)
         if self.proposal is not None and view.number >= self.proposal.number:
             self.proposal = None
             self.active.pending = ()
@@ -297,7 +300,10 @@ class Council:
             self._dead = member
             self.consider()
         elif state.role in (Role.BACKUP, Role.ACTIVE, Role.OPENING):
-            state.effects.append(Connect(node))
+            # At once the first time; a link that breaks again and again is left to `consider`, which comes by the clock.
+            last_ms, self._reconnected_ms[node] = self._reconnected_ms.get(node, -(10**9)), state.elapsed_ms
+            if state.elapsed_ms - last_ms >= state.rules.heartbeat_ms // 4:
+                state.effects.append(Connect(node))
 
     def _member_at(self, node: str) -> Member | None:
         view = self.state.view

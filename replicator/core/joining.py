@@ -57,6 +57,8 @@ class Joining:
             return "not active"
         if frame.fingerprint != state.fingerprint:
             return "it runs another version of the service, or other rules, than the active"
+        if frame.sender.name not in state.view.members or frame.sender.name == state.me.name:
+            return f"node {frame.sender.name} is no member of this database, or is the active's own name"
         present = state.view.member(frame.sender.name)
         if present is not None:
             return "already in sync" if present == frame.sender else "its former life is still in the view"

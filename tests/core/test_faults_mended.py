@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from replicator import Abort, Context, Service, Table, Tables, handler
-from replicator.core.effects import LinkLost, Received, Started, Submitted, Tick, TurnEnded
+from replicator.core.effects import LinkLost, LinkUp, Received, Started, Submitted, Tick, TurnEnded, WriteView
 from replicator.core.messages import (
     Adopt,
     Adopted,
@@ -28,7 +28,7 @@ from replicator.core.messages import (
 )
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
-from replicator.core.views import Member
+from replicator.core.views import Member, View
 from replicator.errors import UsageError
 from replicator.tables import Database
 from replicator.values import pack, unpack
@@ -355,3 +355,31 @@ def test_submitted_garbage_never_raises() -> None:
     world.run()
     world.check()
     assert active.replica.state.fifo.last_seq == 0
+
+
+def test_v11_v14_a_late_frame_never_takes_a_restarted_node_below_the_view_it_remembers() -> None:
+    """Its folder says view 7; before the arbiter answers, an Adopt of view 3 comes late: it must not be adopted."""
+    replica = Replica(Bank(), Member("b", "b2"), DATABASE, Rules(), seed=1)
+    replica.step(Tick(1_700_000_000_000, 1_000))
+    replica.step(Started(7))
+    sender = Member("a", "a1")
+    old = View(3, sender, (sender,), ("a", "b"), False, "applied", DATABASE, True)
+    effects = replica.step(Received(Adopt(1, sender, old.to_bytes())))
+    assert not any(isinstance(effect, WriteView) for effect in effects)
+    assert replica.state.highest_view == 7
+
+
+def test_a_stranger_of_the_same_service_is_not_taken_in() -> None:
+    """A node that is no member asks to join, is reached, and acks: View.check() raises in the active."""
+    world = World(Bank)
+    active = world.active
+    stranger = Member("z", "z1")
+    state = active.replica.state
+    active.replica.step(Received(Join(1, stranger, state.fingerprint, 0, 0)))
+    active.replica.step(LinkUp("z"))
+    active.replica.step(TurnEnded())
+    active.replica.step(Received(ForwardAck(1, world.record.number, stranger, 0, 0, 0, "")))
+    assert active.role is Role.ACTIVE
+    assert "z" not in active.replica.active.peers
+    world.network.clear()
+    assert world.call(active.name, "t", 1, "deposit", owner="x", cents=5) == (Status.DONE, 5)

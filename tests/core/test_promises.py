@@ -93,3 +93,15 @@ def test_service_goes_on_without_the_arbiter_when_a_lost_backup_comes_back() -> 
     world.settle(1_000)
     assert world.outcome(token) == (DONE, 5)
     assert world.answers[token].facts.copies == 2
+
+
+def test_a_link_that_breaks_at_once_every_time_is_not_tried_in_a_tight_loop() -> None:
+    """The peer accepts and hangs up: tried again by the clock, not by its hanging up."""
+    world = World(Bank)
+    active, backup = pair(world)
+    for _ in range(100):
+        active.give(LinkLost(backup.name, False))
+    assert len(world.connects) == 1
+    world.run()
+    world.settle(1_000)
+    assert world.call(active.name, "t", 1, "deposit", owner="x", cents=5) == (DONE, 5)
