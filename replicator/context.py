@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 from replicator.errors import UsageError
 from replicator.tables import T
-from replicator.values import check_plain, pack_checked, unpack
+from replicator.values import check_plain, pack_checked, unpack_wire
 
 #: Seeding a `random.Random` costs 6 us, so it is made on first use only.
 _SEED_SHAPE = "{view}/{seq}/{seed}"
@@ -51,7 +51,7 @@ class TransactionState(MutableMapping[str, object]):
     __slots__ = ("_items", "is_changed")
 
     def __init__(self, data: bytes) -> None:
-        self._items: dict[str, object] = dict(unpack(data)) if data else {}
+        self._items: dict[str, object] = dict(unpack_wire(data)) if data else {}  # our own bytes
         self.is_changed = False
 
     def __getitem__(self, name: str) -> Any:

@@ -11,6 +11,7 @@ from replicator.core.messages import (
     Entry,
     Forward,
     ForwardAck,
+    Frame,
     Kind,
     Level,
     Status,
@@ -203,7 +204,7 @@ def test_v7_a_promoted_node_waits_until_the_others_are_level() -> None:
     world.kill(active.name)
     world.run()
     assert world.record.active == long.me
-    assert long.role is Role.OPENING
+    assert long.replica.status()["role"] == "opening"
     token = deposit(world, long.name, "t")
     assert world.answers[token].status == Status.NOT_ACTIVE
     world.held.clear()
@@ -237,6 +238,22 @@ def test_v8_an_entry_of_the_same_seq_and_another_view_is_a_conflict() -> None:
     assert backup.role is Role.OUTSIDE
     assert backup.replica.state.digest == digest
     assert world.events()["stays_outside"] >= 1
+
+
+def test_v8_what_is_held_already_is_compared_too() -> None:
+    """The entry before the batch is agreed (none), but entry 1 is there of another view: not skipped by number."""
+    world, active, backup = conflicting_pair()
+    view = world.record.number
+    message = encode_message(named_txn_id("t"), 1, "deposit", {"owner": "x", "cents": 1})
+    packed = []
+    for seq in (1, 2):
+        entry = Entry(view, seq, 1, 1, active.replica.state.fingerprint, Kind.MESSAGE, message)
+        entry.seal(b"12345678")
+        packed.append(entry.packed)
+    frame = Forward(3, view, active.me, backup.me.incarnation, 0, 0, tuple(packed), 0, 0, int(Level.RECEIVED))
+    [answer] = [effect.frame for effect in backup.replica.step(Received(frame)) if isinstance(effect, Send)]
+    assert isinstance(answer, ForwardAck)
+    assert (answer.problem, answer.received) == ("conflict", 1)
 
 
 def test_v8_a_position_is_compared_by_view_and_seq() -> None:
