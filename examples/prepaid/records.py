@@ -131,11 +131,11 @@ class Journal:
     ) -> Moment | None:
         """Wait until *claim* of this journal holds, then do *act* before any other answer can be noted.
 
-        Returns that moment; None if all callers have ended, the play is over or the time is up before that.
+        Returns that moment; None if the play is over or the time is up before that, or, with *act*, all callers have ended.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_over or not self._callers or claim(self), timeout_s)
-            if self._is_over or not claim(self):
+            if self._is_over or not claim(self) or (act is not None and not self._callers):
                 return None
             moment_s = time.monotonic()
             if act is not None:
