@@ -11,6 +11,7 @@ lock only; no callback and no input or output happens under the lock; a thread t
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from distributor.states import Request, RoutingRules
 from replicator.errors import LinkLost, UsageError
 from replicator.transport import BlockingLink
 from replicator.values import pack_wire
-from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, encode_submit
+from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, encode_submit, new_txn_id
 
 OBJECT_ID = "replicator.client"
 #: How long `close` waits for the background thread to call back for the last time.
@@ -368,6 +369,24 @@ class Lane:
             background.join(JOIN_S)
 
 
+class _Noise:
+    """Makes this process's transaction ids unlike those of any other: six random bytes drawn once, then a count."""
+
+    def __init__(self) -> None:
+        self.draw()
+        os.register_at_fork(after_in_child=self.draw)
+
+    def draw(self) -> None:
+        self._prefix = os.urandom(6)
+        self._numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
+
+    def next(self) -> bytes:
+        return self._prefix + (next(self._numbers) & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+_noise = _Noise()
+
+
 class Embedded:
     """The distributor of one client: a lane for all messages in order, and one beside it for stale reads.
 
@@ -381,6 +400,10 @@ class Embedded:
     def lane(self, flags: int) -> Lane:
         """Return the lane for a message with these flags."""
         return self._stale if flags & FLAG_STALE else self._ordered
+
+    def new_txn_id(self) -> bytes:
+        """Make the id of a new transaction, unlike any other."""
+        return new_txn_id(time.time_ns() // 1_000_000, _noise.next())
 
     def close(self) -> None:
         """Close all."""

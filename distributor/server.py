@@ -26,8 +26,7 @@ from replicator.config import Config
 from replicator.errors import UsageError
 from replicator.node.gateway import Gateway, Token
 from replicator.node.links import AddressBook
-from replicator.transport import Link, Loop, Names, Server
-from replicator.transport.loop import Timer
+from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike, TimerLike
 from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Answer, Outgoing, Status, decode_answers, encode_submit
 
@@ -45,18 +44,19 @@ _SENTENCES = {
 class DistributorProcess:
     """The distributor of one database. Raises: ConfigError, StorageError at once for what can never run."""
 
-    def __init__(self, config: Config, *, with_arbiter: bool = True) -> None:
+    def __init__(self, config: Config, *, with_arbiter: bool = True, platform: Platform = SYSTEM) -> None:
         self.config = config
+        self.platform = platform
         self.counts: Counter[str] = Counter()
         self._register = _open_register(config) if with_arbiter else None
-        self.loop = Loop()
+        self.loop = platform.loop()
         timing, limits = config.timing, config.limits
         self._routing = Routing(
             config.nodes,
             RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
-            seed=int.from_bytes(os.urandom(8), "big"),
+            seed=int.from_bytes(platform.noise(8), "big"),
         )
-        self._timer: Timer | None = None
+        self._timer: TimerLike | None = None
         self._timer_ms = 0
         self._gateway = Gateway(self._admit, invoke_ms=timing.call_timeout_ms)
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
@@ -70,7 +70,7 @@ class DistributorProcess:
         self._arbiter_server = self.server
         if arbiter and config.arbiter.port:
             self._arbiter_server = self._serve(arbiter, config.arbiter.host, config.arbiter.port)
-        self.names = Names(
+        self.names = platform.names(
             self.loop,
             config.name_server.host,
             config.name_server.port,
@@ -84,8 +84,8 @@ class DistributorProcess:
         self._links = {name: self._link(name) for name in config.nodes}
         self.loop.at_turn_end(self._on_turn_end)
 
-    def _serve(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], host: str, port: int) -> Server:
-        return Server(
+    def _serve(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], host: str, port: int) -> ServerLike:
+        return self.platform.server(
             self.loop,
             endpoints,
             host=host,
@@ -95,7 +95,7 @@ class DistributorProcess:
             on_note=self._note,
         )
 
-    def _link(self, name: str) -> Link:
+    def _link(self, name: str) -> LinkLike:
         config, node = self.config, self.config.nodes[name]
         fixed = (node.host, node.port) if node.port else None
         book = AddressBook(self.names, f"replicator.{config.database.name}.node.{name}", fixed)
@@ -104,7 +104,7 @@ class DistributorProcess:
             book.forget()
             self._routing.on_link_lost(name, self._now_ms())
 
-        return Link(
+        return self.platform.link(
             self.loop,
             CLIENT_ID,
             book.resolve,

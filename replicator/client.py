@@ -12,17 +12,14 @@ Threads may share a client. A transaction carries one message at a time.
 
 from __future__ import annotations
 
-import itertools
-import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from distributor.addresses import Finder, distributor_finder, node_finders
 from distributor.embedded import Embedded, LinkRules
@@ -53,7 +50,6 @@ from replicator.wire import (
     Status,
     encode_message,
     named_txn_id,
-    new_txn_id,
 )
 
 P = ParamSpec("P")
@@ -64,6 +60,31 @@ S = TypeVar("S", bound=Service[Any])
 PATIENT_MS = 86_400_000
 #: One client may hold this many messages under way; more are answered Overloaded at once.
 REQUESTS_MAX = 100_000
+
+
+class Lane(Protocol):
+    """Takes messages in order: one of `distributor.embedded`, or of a test's world."""
+
+    def call(self, message: bytes, *, timeout_ms: int, ack: int, flags: int) -> Answer:
+        """Send one message and wait for its answer."""
+
+    def start(
+        self, message: bytes, on_answer: Callable[[Answer], None], *, timeout_ms: int, ack: int, flags: int
+    ) -> None:
+        """Send one message; *on_answer* is called once."""
+
+
+class Way(Protocol):
+    """A client's way to the database."""
+
+    def lane(self, flags: int) -> Lane:
+        """Return the lane for a message with these flags."""
+
+    def new_txn_id(self) -> bytes:
+        """Make the id of a new transaction, unlike any other."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +127,17 @@ class _Talk:
 class Caller:
     """What a client object calls: packs one message, sends it, unpacks its answer."""
 
-    __slots__ = ("_embedded", "_message_bytes_max", "_options", "_talk")
+    __slots__ = ("_message_bytes_max", "_options", "_talk", "embedded")
 
-    def __init__(self, embedded: Embedded, options: _Options, talk: _Talk | None, message_bytes_max: int) -> None:
-        self._embedded = embedded
+    def __init__(self, embedded: Way, options: _Options, talk: _Talk | None, message_bytes_max: int) -> None:
+        self.embedded = embedded
         self._options = options
         self._talk = talk
         self._message_bytes_max = message_bytes_max
 
     def varied(self, options: _Options, talk: _Talk | None) -> Caller:
         """Return the same with other options, in transaction *talk*."""
-        return Caller(self._embedded, options, talk, self._message_bytes_max)
+        return Caller(self.embedded, options, talk, self._message_bytes_max)
 
     @property
     def options(self) -> _Options:
@@ -163,7 +184,7 @@ class Caller:
                 future.set_result(value)
 
         try:
-            self._embedded.lane(flags).start(
+            self.embedded.lane(flags).start(
                 message, on_answer, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
             )
         except BaseException:
@@ -175,7 +196,7 @@ class Caller:
         options, flags = self._options, self._flags(spec)
         message = self._pack(spec, args, kwargs)
         try:
-            answer = self._embedded.lane(flags).call(
+            answer = self.embedded.lane(flags).call(
                 message, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
             )
         except UsageError:
@@ -196,7 +217,7 @@ class Caller:
         arguments = spec.bind(args, kwargs)
         talk = self._talk
         if talk is None:
-            message = encode_message(_fresh_txn_id(), 1, spec.name, arguments)
+            message = encode_message(self.embedded.new_txn_id(), 1, spec.name, arguments)
         else:
             with talk.lock:
                 conversation = talk.conversation
@@ -274,28 +295,6 @@ def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:
     return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch, message[:16].hex())
 
 
-class _Noise:
-    """Makes this process's transaction ids unlike those of any other: six random bytes drawn once, then a count."""
-
-    def __init__(self) -> None:
-        self.draw()
-        os.register_at_fork(after_in_child=self.draw)
-
-    def draw(self) -> None:
-        self._prefix = os.urandom(6)
-        self._numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
-
-    def next(self) -> bytes:
-        return self._prefix + (next(self._numbers) & 0xFFFFFFFF).to_bytes(4, "big")
-
-
-_noise = _Noise()
-
-
-def _fresh_txn_id() -> bytes:
-    return new_txn_id(time.time_ns() // 1_000_000, _noise.next())
-
-
 def _txn_id_of(given: str) -> bytes:
     """Turn 32 hexadecimal digits (an id as errors and replies show it) or any other name into an id."""
     if len(given) == 32:
@@ -311,14 +310,14 @@ def _txn_id_of(given: str) -> bytes:
 class Connection(Generic[S]):
     """A way to a database; as a context manager it gives the client and closes at the end."""
 
-    def __init__(self, service_class: type[S], embedded: Embedded, *, timeout_ms: int, message_bytes_max: int) -> None:
-        self._embedded = embedded
+    def __init__(self, service_class: type[S], embedded: Way, *, timeout_ms: int, message_bytes_max: int) -> None:
+        self.embedded = embedded
         caller = Caller(embedded, _Options(timeout_ms), None, message_bytes_max)
         self.client: S = make_client(service_class, caller)
 
     def close(self) -> None:
         """Close; calls under way raise OutcomeUnknown, or Unavailable if they were never sent."""
-        self._embedded.close()
+        self.embedded.close()
 
     def __enter__(self) -> S:
         return self.client
@@ -402,7 +401,7 @@ def transaction(client: S, *, txn_id: str | None = None) -> Iterator[S]:
     transaction ends. Read the id with `reply`.
     """
     caller = _caller_of(client)
-    talk = _Talk(_fresh_txn_id() if txn_id is None else _txn_id_of(txn_id))
+    talk = _Talk(caller.embedded.new_txn_id() if txn_id is None else _txn_id_of(txn_id))
     yield make_client(type(client), caller.varied(caller.options, talk))
 
 

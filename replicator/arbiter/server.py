@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from loguru import logger
 
@@ -15,7 +16,17 @@ from replicator.transport import Loop, Names, Request, Server
 OBJECT_ID = "replicator.arbiter"
 
 
-def arbiter_endpoints(register: Register) -> dict[str, Callable[..., None]]:
+class RegisterLike(Protocol):
+    """One linearizable register per partition: the contract of tests/arbiter/contract."""
+
+    def read(self, partition: str) -> bytes:
+        """Return the packed view record."""
+
+    def propose(self, partition: str, base: int, record: bytes) -> bytes:
+        """Compare-and-set; return what is stored now."""
+
+
+def arbiter_endpoints(register: RegisterLike) -> dict[str, Callable[..., None]]:
     """Return the exposed methods of the register. A file that fails leaves the loop as StorageError: the process ends."""
 
     def on_read(request: Request, partition: object) -> None:

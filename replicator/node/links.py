@@ -12,7 +12,7 @@ from functools import partial
 from replicator.config import Config
 from replicator.core.views import View
 from replicator.errors import ReplicatorError
-from replicator.transport import Address, Link, Loop, Names, parse_uri
+from replicator.transport import Address, LinkLike, LoopLike, NamesLike, Platform, parse_uri
 
 Found = Callable[[Address | None], None]
 
@@ -25,7 +25,7 @@ PARTITION = "0"
 class AddressBook:
     """Finds the address of one thing, by fixed port or by name."""
 
-    def __init__(self, names: Names, name: str, fixed: Address | None) -> None:
+    def __init__(self, names: NamesLike, name: str, fixed: Address | None) -> None:
         self._names = names
         self._name = name
         self._fixed = fixed
@@ -54,15 +54,16 @@ class NodeLinks:
 
     def __init__(
         self,
-        loop: Loop,
+        platform: Platform,
+        loop: LoopLike,
         config: Config,
         me: str,
-        names: Names,
+        names: NamesLike,
         *,
         on_up: Callable[[str], None],
         on_down: Callable[[str, bool], None],
     ) -> None:
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, LinkLike] = {}
         for name, node in config.nodes.items():
             if name == me:
                 continue
@@ -74,7 +75,7 @@ class NodeLinks:
                     book.forget()
                 on_down(name, refused)
 
-            self._links[name] = Link(
+            self._links[name] = platform.link(
                 loop,
                 "replicator.node",
                 book.resolve,
@@ -107,9 +108,10 @@ class ArbiterClient:
 
     def __init__(
         self,
-        loop: Loop,
+        platform: Platform,
+        loop: LoopLike,
         config: Config,
-        names: Names,
+        names: NamesLike,
         *,
         on_record: Callable[[View, int], None],
         on_lost: Callable[[], None],
@@ -126,7 +128,7 @@ class ArbiterClient:
         elif config.distributor.port:
             fixed = (config.distributor.host, config.distributor.port)
         self._book = AddressBook(names, f"replicator.{config.database.name}.arbiter", fixed)
-        self._link = Link(
+        self._link = platform.link(
             loop,
             "replicator.arbiter",
             self._book.resolve,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -54,7 +53,7 @@ from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
 from replicator.service import Service
-from replicator.transport import Loop, Names, Request, Server
+from replicator.transport import SYSTEM, Platform, Request, ServerLike
 from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Outgoing, decode_frame, encode_frame
 
@@ -97,14 +96,24 @@ def rules_of(config: Config) -> Rules:
 class Node:
     """One node of a database. Raises ConfigError, StorageError at once for what can never run."""
 
-    def __init__(self, config: Config, name: str, service: Service[Any]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        service: Service[Any],
+        *,
+        platform: Platform = SYSTEM,
+        folder: DataFolder | None = None,
+        notes: Notes | None = None,
+    ) -> None:
         if name not in config.nodes:
             raise ConfigError(f"{config.path}: there is no [nodes.{name}]; nodes are: {', '.join(config.nodes)}")
         self.config = config
         self.name = name
         self.service = service
         self.replica: Replica | None = None
-        self.notes = Notes(name)
+        self.platform = platform
+        self.notes = notes or Notes(name)
         self.halted_because = ""
         self._is_ending = False
         self._queue: deque[Effect] = deque()
@@ -114,11 +123,32 @@ class Node:
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
         self._performers = self._make_performers()
         own = config.nodes[name]
-        self.folder = DataFolder(own.data)
-        self.me = Member(name, f"{self.folder.starts:08x}.{os.urandom(6).hex()}")
-        self.loop = Loop()
+        self.folder = folder or DataFolder(own.data)
+        self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
+        self.loop = platform.loop()
         self.gateway = Gateway(self.on_submit, invoke_ms=config.timing.call_timeout_ms)
-        self.server = Server(
+        self.server = self._serve()
+        self.names = platform.names(
+            self.loop,
+            config.name_server.host,
+            config.name_server.port,
+            refresh_ms=config.timing.name_refresh_ms,
+            connect_ms=config.timing.connect_ms,
+        )
+        self.names.register(f"replicator.{config.database.name}.node.{name}", self.server.uri("replicator.node"))
+        self.links = NodeLinks(
+            platform, self.loop, config, name, self.names, on_up=self._on_link_up, on_down=self._on_link_down
+        )
+        self.arbiter = ArbiterClient(
+            platform, self.loop, config, self.names, on_record=self._on_record, on_lost=lambda: self.give(ArbiterLost())
+        )
+        self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
+        self.loop.at_turn_end(self._on_turn_end)
+
+    def _serve(self) -> ServerLike:
+        """Listen."""
+        own, limits = self.config.nodes[self.name], self.config.limits
+        return self.platform.server(
             self.loop,
             {
                 "replicator.client": self.gateway.endpoint(),
@@ -127,24 +157,10 @@ class Node:
             },
             host=own.host,
             port=own.port,
-            message_bytes_max=config.limits.frame_bytes_max,
-            connections_max=config.limits.connections_max,
+            message_bytes_max=limits.frame_bytes_max,
+            connections_max=limits.connections_max,
             on_note=self.notes.take,
         )
-        self.names = Names(
-            self.loop,
-            config.name_server.host,
-            config.name_server.port,
-            refresh_ms=config.timing.name_refresh_ms,
-            connect_ms=config.timing.connect_ms,
-        )
-        self.names.register(f"replicator.{config.database.name}.node.{name}", self.server.uri("replicator.node"))
-        self.links = NodeLinks(self.loop, config, name, self.names, on_up=self._on_link_up, on_down=self._on_link_down)
-        self.arbiter = ArbiterClient(
-            self.loop, config, self.names, on_record=self._on_record, on_lost=lambda: self.give(ArbiterLost())
-        )
-        self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
-        self.loop.at_turn_end(self._on_turn_end)
 
     def _make_performers(self) -> dict[type, Callable[[Any], None]]:
         """Return how each effect is performed."""
@@ -167,8 +183,7 @@ class Node:
         """Serve until `stop`, a signal, or a halt; then leave cleanly. Raises ReplicatorError if it halted."""
         log = logger.bind(node=self.name)
         log.info("listens at {address}", address=self.server.uri("replicator.client"))
-        self.arbiter.read(self.folder.highest_view)
-        self._on_timer()
+        self.start()
         try:
             self.loop.run()
             self._end()
@@ -177,6 +192,11 @@ class Node:
         if self.halted_because:
             raise ReplicatorError(f"node {self.name} halted: {self.halted_because}")
         log.info("ended")
+
+    def start(self) -> None:
+        """Ask for the record, and begin to look at the clock; the loop does the rest."""
+        self.arbiter.read(self.folder.highest_view)
+        self._on_timer()
 
     def stop(self) -> None:
         """End from any thread."""
@@ -212,7 +232,7 @@ class Node:
         """Tell the core the time, once a turn."""
         if not self._is_ticked and self.replica is not None:
             self._is_ticked = True
-            self.give(Tick(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000))
+            self.give(Tick(self.platform.wall_ms(), self.platform.elapsed_ms()))
 
     def _on_turn_end(self) -> None:
         if self.replica is not None:
@@ -338,7 +358,7 @@ class Node:
                 self._perform_halt(Halt(f"{reason} ({self.config.database.ack!r}): make them equal"))
                 return
             database_id = self.folder.database_id or view.database_id
-            seed = random.SystemRandom().getrandbits(64)
+            seed = int.from_bytes(self.platform.noise(8), "big")
             self.replica = Replica(self.service, self.me, database_id, rules_of(self.config), seed=seed)
             self._tick()
             self.give(Started(self.folder.highest_view))

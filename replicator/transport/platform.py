@@ -1,0 +1,179 @@
+"""Own what a process stands on: loop, server, links, name server, clocks and noise, as one thing that can be exchanged.
+
+`SYSTEM` is the machine. The simulator gives another one, so that nodes and distributors run there as they are: not only the
+core, but every line of their shells (DESIGN.md section 15). The protocols name what the shells use, and nothing more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, Protocol
+
+from replicator.transport.link import Link, Resolve
+from replicator.transport.loop import Loop
+from replicator.transport.names import Names
+from replicator.transport.pyro_frames import Address
+from replicator.transport.server import Server
+
+Endpoints = Mapping[str, Mapping[str, Callable[..., None]]]
+
+
+class TimerLike(Protocol):
+    """One call in the future."""
+
+    def cancel(self) -> None:
+        """Forget the call; no effect when it has run."""
+
+
+class LoopLike(Protocol):
+    """The part of `Loop` that shells use."""
+
+    now_s: float
+
+    def call_later(self, delay_s: float, callback: Callable[[], None], /) -> TimerLike:
+        """Call back once after *delay_s* seconds."""
+
+    def call_soon(self, callback: Callable[[], None], /) -> None:
+        """Call back in this turn or the next, never inside the caller."""
+
+    def at_turn_end(self, callback: Callable[[], None], /) -> None:
+        """Call back at the end of every turn."""
+
+    def run(self) -> None:
+        """Take turns until `stop`."""
+
+    def run_once(self, timeout_s: float | None = None) -> None:
+        """Take one turn."""
+
+    def stop(self) -> None:
+        """Let `run` return."""
+
+    def stop_on_signals(self) -> None:
+        """Turn SIGTERM and SIGINT into `stop`."""
+
+    def close(self) -> None:
+        """Give back what the loop holds."""
+
+
+class LinkLike(Protocol):
+    """The part of `Link` that shells use."""
+
+    is_up: bool
+
+    def connect(self) -> None:
+        """Begin to connect; no effect if up or on the way."""
+
+    def call(
+        self,
+        method: str,
+        args: tuple[object, ...],
+        on_answer: Callable[[object], None],
+        *,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        """Send one call."""
+
+    def close(self) -> None:
+        """End the connection or the attempt; calls that are out are lost."""
+
+
+class ServerLike(Protocol):
+    """The part of `Server` that shells use."""
+
+    address: Address
+
+    @property
+    def connections(self) -> Sized:
+        """What is connected now."""
+
+    def uri(self, object_id: str, /) -> str:
+        """The URI of one of this server's objects."""
+
+    def close(self) -> None:
+        """Stop listening and close every connection."""
+
+
+class NamesLike(Protocol):
+    """The part of `Names` that shells use."""
+
+    def register(self, name: str, uri: str, /) -> None:
+        """Keep *name* in the phone book."""
+
+    def look_up(self, name: str, found: Callable[[str | None], None], /) -> None:
+        """Call *found* with the URI, or None."""
+
+    def unregister_all(self, done: Callable[[], None] | None = None, /) -> None:
+        """Take the own names out."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class Platform(Protocol):
+    """Makes the parts of one process."""
+
+    def loop(self) -> LoopLike:
+        """Make the event loop."""
+
+    def server(
+        self,
+        loop: Any,
+        endpoints: Endpoints,
+        *,
+        host: str,
+        port: int,
+        message_bytes_max: int,
+        connections_max: int,
+        on_note: Callable[[str, Mapping[str, object]], None] | None = None,
+    ) -> ServerLike:
+        """Listen."""
+
+    def link(
+        self,
+        loop: Any,
+        object_id: str,
+        resolve: Resolve,
+        *,
+        message_bytes_max: int,
+        connect_ms: int,
+        on_up: Callable[[], None],
+        on_down: Callable[[bool], None],
+    ) -> LinkLike:
+        """Make a link, which is down."""
+
+    def names(self, loop: Any, host: str, port: int, *, refresh_ms: int, connect_ms: int) -> NamesLike:
+        """Make a name server's client."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970; may jump."""
+
+    def elapsed_ms(self) -> int:
+        """A monotonic clock."""
+
+    def noise(self, count: int) -> bytes:
+        """Return *count* random bytes."""
+
+
+class System:
+    """The machine this runs on."""
+
+    loop = staticmethod(Loop)
+    server = staticmethod(Server)
+    link = staticmethod(Link)
+    names = staticmethod(Names)
+    noise = staticmethod(os.urandom)
+
+    @staticmethod
+    def wall_ms() -> int:
+        """Milliseconds since 1970; may jump."""
+        return time.time_ns() // 1_000_000
+
+    @staticmethod
+    def elapsed_ms() -> int:
+        """A monotonic clock."""
+        return time.monotonic_ns() // 1_000_000
+
+
+SYSTEM: Platform = System()
