@@ -11,24 +11,22 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from loguru import logger
 
-from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.driver import Driver, counted
 from distributor.routing import NO_FACTS, Routing
 from distributor.states import RoutingRules
 from replicator.arbiter.embedded import Register, RegisterInUse
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
 from replicator.config import Config
-from replicator.errors import UsageError
 from replicator.node.gateway import Gateway, Token
 from replicator.node.links import AddressBook
-from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike, TimerLike
+from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike
 from replicator.values import pack_wire
-from replicator.wire import FLAG_STALE, Answer, Outgoing, Status, decode_answers, encode_submit
+from replicator.wire import FLAG_STALE, Answer, Outgoing, Status
 
 CLIENT_ID = "replicator.client"
 #: A caller cannot make a message wait for longer than this; deadlines are kept in a list that is searched.
@@ -51,13 +49,6 @@ class DistributorProcess:
         self._register = _open_register(config) if with_arbiter else None
         self.loop = platform.loop()
         timing, limits = config.timing, config.limits
-        self._routing = Routing(
-            config.nodes,
-            RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
-            seed=int.from_bytes(platform.noise(8), "big"),
-        )
-        self._timer: TimerLike | None = None
-        self._timer_ms = 0
         self._gateway = Gateway(self._admit, invoke_ms=timing.call_timeout_ms)
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: self._gateway.endpoint(),
@@ -81,8 +72,13 @@ class DistributorProcess:
         self.names.register(f"{prefix}.distributor", self.server.uri(CLIENT_ID))
         if arbiter:
             self.names.register(f"{prefix}.arbiter", self._arbiter_server.uri(ARBITER_ID))
-        self._links = {name: self._link(name) for name in config.nodes}
-        self.loop.at_turn_end(self._on_turn_end)
+        routing = Routing(
+            config.nodes,
+            RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
+            seed=int.from_bytes(platform.noise(8), "big"),
+        )
+        self._driver = Driver(self.loop, routing, config.nodes, self._link, complete=self._complete, note=self._note)
+        self._routing = routing
 
     def _serve(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], host: str, port: int) -> ServerLike:
         return self.platform.server(
@@ -95,14 +91,14 @@ class DistributorProcess:
             on_note=self._note,
         )
 
-    def _link(self, name: str) -> LinkLike:
+    def _link(self, name: str, on_up: Callable[[], None], on_down: Callable[[bool], None]) -> LinkLike:
         config, node = self.config, self.config.nodes[name]
         fixed = (node.host, node.port) if node.port else None
         book = AddressBook(self.names, f"replicator.{config.database.name}.node.{name}", fixed)
 
-        def on_down(refused: bool) -> None:
+        def down(refused: bool) -> None:
             book.forget()
-            self._routing.on_link_lost(name, self._now_ms())
+            on_down(refused)
 
         return self.platform.link(
             self.loop,
@@ -110,8 +106,8 @@ class DistributorProcess:
             book.resolve,
             message_bytes_max=config.limits.frame_bytes_max,
             connect_ms=config.timing.connect_ms,
-            on_up=partial(self._routing.on_link_up, name),
-            on_down=on_down,
+            on_up=on_up,
+            on_down=down,
         )
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -140,8 +136,7 @@ class DistributorProcess:
 
     def close(self) -> None:
         """Give back sockets, file, loop; when `run` has ended."""
-        for link in self._links.values():
-            link.close()
+        self._driver.close()
         self.names.close()
         self.server.close()
         self._arbiter_server.close()
@@ -160,63 +155,13 @@ class DistributorProcess:
             body = pack_wire({"error": "MessageTooLarge", "message": text, "facts": {}})
             self._complete(token, Answer(Status.REFUSED, body, NO_FACTS))
             return
-        deadline_ms = self._now_ms() + max(1, min(outgoing.remaining_ms, REMAINING_MS_MAX))
+        deadline_ms = self._driver.now_ms + max(1, min(outgoing.remaining_ms, REMAINING_MS_MAX))
         self._routing.submit(token, message, outgoing.ack, outgoing.flags & FLAG_STALE, deadline_ms)
 
     def _complete(self, token: Any, answer: Answer) -> None:
         sink, index = token
         sink.put(index, answer)
         self.counts[Status(answer.status).name.lower()] += 1
-
-    # -- effects -----------------------------------------------------------------------------------------------------
-
-    def _now_ms(self) -> int:
-        return int(self.loop.now_s * 1000)
-
-    def _on_turn_end(self) -> None:
-        """Send what gathered in this turn, and set the timer for what time will bring."""
-        routing, now_ms = self._routing, self._now_ms()
-        for effect in routing.flush(now_ms):
-            self._perform(effect)
-        wake_ms = routing.next_wake_ms(now_ms)
-        if wake_ms is None or (self._timer is not None and self._timer_ms <= wake_ms):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_ms = wake_ms
-        self._timer = self.loop.call_later(max(1, wake_ms - now_ms) / 1000, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None  # the turn's end does the rest
-
-    def _perform(self, effect: Effect) -> None:
-        if type(effect) is Complete:
-            self._complete(effect.token, effect.answer)
-        elif type(effect) is Call:
-            self._call(effect)
-        elif type(effect) is Connect:
-            self._links[effect.node].connect()
-        elif type(effect) is Drop:
-            self._links[effect.node].close()
-        elif type(effect) is Note:
-            self._note(effect.event, effect.facts)
-
-    def _call(self, call: Call) -> None:
-        self.counts["batches"] += 1
-        name = call.node
-
-        def on_answer(data: object) -> None:
-            try:
-                answers = decode_answers(data)
-            except UsageError:
-                answers = []  # nonsense: as good as too few of them, routing drops the link
-            self._routing.on_answers(name, call.call, answers, self._now_ms())
-
-        def on_lost() -> None:
-            self._routing.on_link_lost(name, self._now_ms())
-            self._links[name].close()  # an exception for an answer leaves the link up; in all other cases it is down
-
-        self._links[name].call("submit", (encode_submit(call.messages),), on_answer, on_lost=on_lost)
 
     def _note(self, event: str, facts: Mapping[str, object]) -> None:
         self.counts[event] += 1
@@ -235,7 +180,7 @@ class DistributorProcess:
             "hosts_arbiter": self._register is not None,
             "connections": len(self.server.connections),
             **self._routing.status(),
-            "counts": dict(self.counts),
+            "counts": counted(self.counts, self._driver),
         }
 
 
