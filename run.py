@@ -4,6 +4,8 @@
     python3 run.py demo     play prepaid calls and kill the active node in the middle of them; ends with an audit
     python3 run.py test     ruff, mypy --strict, pytest; more arguments go to pytest
     python3 run.py bench    throughput and latency beside stock Pyro5, in one run
+    python3 run.py simulate thousands of seeded runs of whole deployments with faults, on a virtual clock
+    python3 run.py chaos    the same on real processes: kill -9, SIGSTOP, restarts, cut links
 
 Needs nothing but Python 3.11 or later; `python3 run.py demo --help` tells what a command takes.
 """
@@ -128,6 +130,8 @@ def main() -> int:
         "demo": lambda: become("-m", "examples.prepaid.demo", *arguments),
         "test": lambda: test(arguments),
         "bench": lambda: become("-m", "benchmarks", *arguments),
+        "simulate": lambda: become("-m", "replicator.testing.simulate", *arguments),
+        "chaos": lambda: become("-m", "tests.chaos", *arguments),
     }
     if command not in commands:
         fail(f"unknown command {command!r}; there are: {', '.join(commands)}")

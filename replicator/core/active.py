@@ -144,8 +144,7 @@ class Active:
                 arguments = spec.arguments_from_plain(plain)
                 state.effects.append(ExecuteRead(token, txn_id, spec, arguments, False))
                 return
-            header_ms = max(state.header_ms, state.now_ms)
-            verdict = state.transactions.judge(submitted.message, txn_id, msg_no, spec.name, header_ms)
+            verdict = state.transactions.judge(submitted.message, txn_id, msg_no, spec.name, state.clock_ms)
             if verdict is Verdict.REPEAT:
                 self._repeat(token, txn_id, level)
                 return
@@ -185,8 +184,9 @@ class Active:
         if verdict is Verdict.NEW:
             if len(transactions.open) >= rules.open_txns_max:
                 return "open_txns_max"
-            header_ms = max(state.header_ms, state.now_ms)
-            if transactions.remembered_count >= rules.remembered_replies_max and not transactions.can_prune(header_ms):
+            if transactions.remembered_count >= rules.remembered_replies_max and not transactions.can_prune(
+                state.clock_ms
+            ):
                 return "remembered_replies_max"
             if state.database.row_count >= rules.rows_max:
                 return "rows_max"
@@ -198,7 +198,7 @@ class Active:
         """Give a message its control header and its place, and have it executed."""
         state = self.state
         assert state.view is not None
-        state.header_ms = max(state.header_ms, state.now_ms)
+        state.header_ms = max(state.header_ms, state.clock_ms)
         entry = Entry(
             state.view.number,
             state.fifo.last_seq + 1,
@@ -217,9 +217,8 @@ class Active:
         state = self.state
         if not state.is_serving:
             return
-        now_ms = max(state.header_ms, state.now_ms)
         for _ in range(DEADLINES_PER_TICK_MAX):
-            transaction = state.transactions.due(now_ms)
+            transaction = state.transactions.due(state.clock_ms)
             if transaction is None:
                 return
             assert transaction.expectation is not None
@@ -384,10 +383,15 @@ class Active:
             return ack.problem
         if not peer.is_adopted or ack.received > state.fifo.last_seq:
             return ""
+        peer.acked_round = max(peer.acked_round, ack.round)
+        if ack.problem == "gap":
+            self.on_silence(peer)
+            if peer.is_joining and not peer.match_received:
+                peer.next_seq = ack.received + 1  # where it says that it stands: a guess, as its `Join` was
+            return ""
         peer.match_received = max(peer.match_received, ack.received)
         peer.match_applied = max(peer.match_applied, ack.applied)
-        peer.acked_round = max(peer.acked_round, ack.round)
-        if ack.problem == "gap" or peer.next_seq <= peer.match_received:
+        if peer.next_seq <= peer.match_received:
             self.on_silence(peer)
         return ""
 

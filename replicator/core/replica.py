@@ -105,8 +105,7 @@ class Replica:
         """Perform an `ExecuteRead`."""
         state = self.state
         number = 0 if state.view is None else state.view.number
-        now_ms = max(state.header_ms, state.now_ms)
-        return state.executor.read(effect, view=number, seq=state.fifo.executed_seq, now_ms=now_ms)
+        return state.executor.read(effect, view=number, seq=state.fifo.executed_seq, now_ms=state.clock_ms)
 
     def _on_started(self, started: Started) -> None:
         self.state.highest_view = started.highest_view
@@ -114,11 +113,10 @@ class Replica:
 
     def _on_tick(self, tick: Tick) -> None:
         state = self.state
-        state.now_ms = tick.now_ms
-        state.elapsed_ms = max(state.elapsed_ms, tick.elapsed_ms)
+        state.tick(tick.now_ms, tick.elapsed_ms)
         self.council.on_tick()
         deadline_ms = state.transactions.next_deadline_ms
-        if deadline_ms is not None and deadline_ms <= max(state.now_ms, state.header_ms):
+        if deadline_ms is not None and deadline_ms <= state.clock_ms:
             self.active.put_deadlines()
 
     def _on_submitted(self, submitted: Submitted) -> None:

@@ -80,12 +80,20 @@ class State:
         )
         self.fifo = Fifo()
         self.random = random.Random(seed)
-        self.now_ms = 0  # wall clock of the last Tick
+        #: The time that the next control header would carry: the wall clock, but it never stands still or runs back. After
+        #: a jump, or a change of active, to an earlier time it goes on from the latest header, so that deadlines pass.
+        self.clock_ms = 0
         self.elapsed_ms = 0  # monotonic clock of the last Tick
         self.header_ms = 0  # time of the last control header: never runs backwards
         self.effects: list[Effect] = []
         self.linked: dict[str, bool] = {}  # node name -> whether the link to it is up
         self._request = 0
+
+    def tick(self, now_ms: int, elapsed_ms: int) -> None:
+        """Take the clocks' readings."""
+        passed_ms = max(0, elapsed_ms - self.elapsed_ms)
+        self.clock_ms = max(now_ms, self.clock_ms + passed_ms)
+        self.elapsed_ms += passed_ms
 
     def next_request(self) -> int:
         """Number a request frame."""
@@ -115,6 +123,7 @@ class State:
         self.transactions.record(entry, outcome.status, outcome.body, outcome.state)
         self.fifo.executed_seq = entry.seq
         self.header_ms = max(self.header_ms, entry.time_ms)
+        self.clock_ms = max(self.clock_ms, entry.time_ms)
         if outcome.failure is not None:
             self.note("handler_failed", seq=entry.seq, txn=entry.txn_id.hex(), failure=outcome.failure)
 

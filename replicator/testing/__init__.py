@@ -1,1 +1,14 @@
-"""Tools for tests of services, shipped to users. `deployment` runs real processes."""
+"""For tests of services, and of the product itself: the same calls in three worlds.
+
+`Local`: two copies in this thread, and a handler that is not deterministic is told on the spot. `Cluster`: a whole deployment on
+a virtual clock, with faults. `Deployment` (deployment.py): real processes. `History`, `Call`, `check`: what happened, and whether
+it was right; simulate.py plays thousands of seeds. Start with docs/testing.md.
+"""
+
+from replicator.testing.checkers import CHECKERS, Model, Violation, check
+from replicator.testing.cluster import Cluster
+from replicator.testing.history import Call, History
+from replicator.testing.local import Local
+from replicator.testing.workloads import Workload
+
+__all__ = ["CHECKERS", "Call", "Cluster", "History", "Local", "Model", "Violation", "Workload", "check"]

@@ -1,0 +1,1 @@
+"""Seats on flights: held, paid for or released, never sold twice."""

@@ -1,0 +1,1 @@
+"""Accounts and transfers: the example whose invariants are obvious."""

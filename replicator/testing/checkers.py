@@ -1,0 +1,396 @@
+"""Own the checks of a history: each promise that can be seen from outside, and, where nodes were watched, from inside.
+
+`check(history, model)` runs all that the history has data for; `CHECKERS` names them. All are linear, or n log n, but
+`linearizable` (see linearizability.py). Invariants: RELIABILITY.md, I1 to I22.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from replicator.testing.history import Call, Done, History
+from replicator.testing.linearizability import is_linearizable, same_value
+from replicator.values import unpack, unpack_wire
+
+#: Of the keys of a history, so many may be given up by `linearizable` before that is a failure of its own.
+GAVE_UP_MAX = 0.01
+#: Violations told of one checker.
+TOLD_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What a checker has found."""
+
+    checker: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.checker}: {self.text}"
+
+
+class Model(Protocol):
+    """A sequential model of a service, written independently of it.
+
+    `key`: which part of the state a call touches, *opening* being message 1 of its transaction; None: none that can be
+    foretold. `step`: what may follow: (next state, status, value), [] if the call cannot happen there. `audit`: what is wrong
+    in the end, such as money that is not conserved; [] if all is well.
+    """
+
+    def key(self, call: Call, opening: Call) -> str | None:
+        """Name the part of the state."""
+
+    def initial(self, key: str) -> Hashable:
+        """Return that part at the start."""
+
+    def step(self, state: Any, call: Call) -> list[tuple[Hashable, str, Any]]:
+        """Say what may follow."""
+
+    def audit(self, history: History) -> list[str]:
+        """Say what is wrong."""
+
+
+def lost(history: History) -> Iterable[str]:
+    """P1: every acknowledged message is in the final log, at its place, with its outcome."""
+    at = {done.seq: done for done in history.final}
+    for call in history.calls:
+        if not call.is_acknowledged:
+            continue
+        done = at.get(call.seq)
+        if done is None or (done.txn_id, done.msg_no) != (call.txn_id, call.msg_no):
+            yield f"{_name(call)} was acknowledged at seq {call.seq}, where the log has {_name(done) if done else 'nothing'}"
+        elif done.status != call.status or (call.body and done.body != call.body):
+            yield f"{_name(call)} was answered {call.status} {call.value!r}, the log has {done.status}"
+    for reply in history.released:
+        done = at.get(reply.seq)
+        is_here = done is not None and (done.txn_id, done.msg_no) == (reply.txn_id, reply.msg_no)
+        if reply.is_final and not reply.readonly and reply.level != "async" and not is_here:
+            yield f"{reply.node} let a reply to {reply.txn_id[-12:]}#{reply.msg_no} at seq {reply.seq} go, and it is lost"
+
+
+def exactly_once(history: History) -> Iterable[str]:
+    """P2: a message is at most once in a log; all its answers tell of one place."""
+    for incarnation, log in _logs(history).items():
+        seen: dict[tuple[str, int], int] = {}
+        for done in log:
+            ids = (done.txn_id, done.msg_no)
+            if done.kind == "message" and seen.setdefault(ids, done.seq) != done.seq:
+                yield f"{_name(done)} was done at seq {seen[ids]} and at seq {done.seq} by {incarnation}"
+    places: dict[tuple[str, int], int] = {}
+    for call in history.calls:
+        if call.is_acknowledged and places.setdefault((call.txn_id, call.msg_no), call.seq) != call.seq:
+            yield f"{_name(call)} has answers of seq {places[call.txn_id, call.msg_no]} and of seq {call.seq}"
+
+
+def same_reply(history: History) -> Iterable[str]:
+    """P2: every repeat gets the same outcome, byte for byte where bytes were seen."""
+    first: dict[tuple[str, int], Call] = {}
+    for call in history.calls:
+        if not call.is_acknowledged:
+            continue
+        other = first.setdefault((call.txn_id, call.msg_no), call)
+        is_equal = other.body == call.body if other.body and call.body else same_value(other.value, call.value)
+        if other.status != call.status or not is_equal:
+            yield f"{_name(call)} was answered {other.status} {other.value!r} and {call.status} {call.value!r}"
+
+
+def one_order(history: History) -> Iterable[str]:
+    """P3: what was answered stands at one place on every node, and every log rises by one."""
+    answered = {call.seq: (call.txn_id, call.msg_no) for call in history.calls if call.is_acknowledged}
+    for incarnation, log in _logs(history).items():
+        for before, done in zip([None, *log], log, strict=False):
+            if before is not None and done.seq != before.seq + 1:
+                yield f"{incarnation} did seq {done.seq} after seq {before.seq}"
+            if before is not None and done.view < before.view:
+                yield f"{incarnation} did an entry of view {done.view} after one of view {before.view}"
+    final = {done.seq: done for done in history.final}
+    for done in history.done:
+        ids = answered.get(done.seq)
+        if ids is not None and ids != (done.txn_id, done.msg_no) and done.view >= final[done.seq].view:
+            yield f"seq {done.seq} is {_name(done)} on {done.node}, another message was acknowledged there"
+
+
+def one_active(history: History) -> Iterable[str]:
+    """P4: the replies of one view come from one incarnation."""
+    who: dict[int, str] = {}
+    for reply in history.released:
+        if reply.is_final and not reply.stale and who.setdefault(reply.view, reply.incarnation) != reply.incarnation:
+            yield f"view {reply.view} has replies of {who[reply.view]} and of {reply.incarnation}"
+
+
+def views_grow(history: History) -> Iterable[str]:
+    """A node's view only grows; so does that of the answers that one client gets one after the other.
+
+    Repeats aside: a replaced node may still give an answer that its successor holds too (P4).
+    """
+    views: dict[str, int] = defaultdict(lambda: -1)
+    for adopted in history.adopted:
+        if adopted.view <= views[adopted.incarnation]:
+            yield f"{adopted.incarnation} adopted view {adopted.view} after {views[adopted.incarnation]}"
+        views[adopted.incarnation] = max(views[adopted.incarnation], adopted.view)
+    fresh = _fresh(history)
+    yield from _grows(history, lambda call: call.view, "view", lambda call: id(call) in fresh)
+
+
+def sessions(history: History) -> Iterable[str]:
+    """A client that waits for each answer sees seqs that never fall, repeats aside."""
+    fresh = _fresh(history)
+    yield from _grows(history, lambda call: call.seq, "seq", lambda call: id(call) in fresh)
+
+
+def _fresh(history: History) -> set[int]:
+    """Return the `id()` of every call that is not stale and no repeat."""
+    sent: set[tuple[str, int]] = set()
+    fresh: set[int] = set()
+    for call in history.calls:
+        if not call.stale and (call.readonly or (call.txn_id, call.msg_no) not in sent):
+            fresh.add(id(call))
+        sent.add((call.txn_id, call.msg_no))
+    return fresh
+
+
+def _grows(history: History, value: Callable[[Call], int], what: str, counts: Callable[[Call], bool]) -> Iterable[str]:
+    highest: dict[str, list[tuple[float, int]]] = defaultdict(list)  # of each client: (returned, highest until then)
+    finished = sorted(
+        (call for call in history.calls if call.is_final and call.returned_ms is not None and counts(call)),
+        key=lambda call: call.returned_ms or 0.0,
+    )
+    for call in finished:
+        line = highest[call.client]
+        line.append((call.returned_ms or 0.0, max(value(call), line[-1][1] if line else 0)))
+    for call in finished:
+        before = _highest_before(highest[call.client], call.invoked_ms)
+        if value(call) < before:
+            yield f"{call.client} got {what} {value(call)} for {_name(call)}, having had {before} before it asked"
+
+
+def _highest_before(line: list[tuple[float, int]], at_ms: float) -> int:
+    low, high = 0, len(line)
+    while low < high:
+        middle = (low + high) // 2
+        if line[middle][0] < at_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return line[low - 1][1] if low else 0
+
+
+def no_stale_answer(history: History) -> Iterable[str]:
+    """V9, V10: what is not asked for as stale shows every write that was acknowledged before the asking, of anybody."""
+    line: list[tuple[float, int]] = []
+    for call in sorted(
+        (each for each in history.calls if each.is_acknowledged), key=lambda each: each.returned_ms or 0.0
+    ):
+        line.append((call.returned_ms or 0.0, max(call.seq, line[-1][1] if line else 0)))
+    for call in history.calls:
+        if call.is_final and call.readonly and not call.stale:
+            before = _highest_before(line, call.invoked_ms)
+            if call.seq < before:
+                yield f"{_name(call)} shows seq {call.seq}, asked for after seq {before} was acknowledged"
+
+
+def tsd_lifecycle(history: History) -> Iterable[str]:
+    """P5: a transaction begins with message 1, goes on one by one, ends once, and nothing comes after its end."""
+    for incarnation, log in _logs(history).items():
+        numbers: dict[str, int] = {}
+        ended: set[str] = set()
+        for done in log:
+            txn_id = done.txn_id
+            if done.kind == "deadline" and txn_id not in numbers:
+                yield f"a deadline of {txn_id[:16]}, which never began, at seq {done.seq} of {incarnation}"
+            if done.kind == "deadline":
+                if txn_id in ended and done.body:
+                    yield f"a deadline of {txn_id[:16]} acted after its end at seq {done.seq} of {incarnation}"
+                if not done.is_open:
+                    ended.add(txn_id)
+                continue
+            if txn_id in ended:
+                yield f"{_name(done)} after the end of its transaction, seq {done.seq} of {incarnation}"
+            if done.msg_no != numbers.get(txn_id, 0) + 1:
+                yield f"{_name(done)} after message {numbers.get(txn_id, 0)}, seq {done.seq} of {incarnation}"
+            numbers[txn_id] = done.msg_no
+            if not done.is_open:
+                ended.add(txn_id)
+
+
+def digests(history: History) -> Iterable[str]:
+    """P7, P10: the same log gives the same state: equal digests after equal (view, seq) of one history."""
+    final = {done.seq: done for done in history.final}
+    for done in history.done:
+        other = final.get(done.seq)
+        if other is None or (other.view, other.txn_id, other.msg_no, other.kind) != (
+            done.view,
+            done.txn_id,
+            done.msg_no,
+            done.kind,
+        ):
+            continue
+        if other.digest != done.digest:
+            yield f"after seq {done.seq} ({_name(done)}) {done.incarnation} differs from {other.incarnation}"
+
+
+def stale_reads_hold(history: History) -> Iterable[str]:
+    """V10: even a stale read shows only what is in the final log: its seq was never rolled away."""
+    last = max((done.seq for done in history.final), default=0)
+    for call in history.calls:
+        if call.is_final and call.readonly and call.seq > last:
+            yield f"{_name(call)} shows seq {call.seq}, the log ends at {last}"
+
+
+def replayed(history: History, model: Model) -> Iterable[str]:
+    """Every answer is what the model says, in the order of the log; every deadline could come where it came."""
+    openings = {done.txn_id: _call_of(done) for done in history.final if done.kind == "message" and done.msg_no == 1}
+    states: dict[str, Any] = {}
+    for done in history.final:
+        call = _call_of(done)
+        opening = openings.get(done.txn_id)
+        key = model.key(call, opening) if opening is not None else None
+        if key is None or (done.kind == "deadline" and not done.body):
+            continue
+        state = states[key] if key in states else model.initial(key)
+        ways = [way for way in model.step(state, call) if way[1] == call.status and same_value(way[2], call.value)]
+        if not ways:
+            yield f"seq {done.seq}: {_name(done)} gave {call.status} {call.value!r}, the model does not from {state!r:.200}"
+            return
+        states[key] = ways[0][0]
+
+
+def linearizable(history: History, model: Model) -> Iterable[str]:
+    """P3, P4 from the callers' side alone: per key, some order that keeps real time is what the model allows.
+
+    Keys whose transactions may have been ended by a deadline are left to `replayed`: no caller saw when that was.
+    """
+    by_key = _by_key(history, model)
+    gave_up = 0
+    for key, calls in sorted(by_key.items()):
+        verdict = is_linearizable(calls, model.initial(key), model.step)
+        if verdict is None:
+            gave_up += 1
+        elif not verdict:
+            yield f"the {len(calls)} calls on {key} have no order that the model allows"
+    if gave_up > GAVE_UP_MAX * len(by_key) and gave_up > 1:
+        yield f"gave up on {gave_up} of {len(by_key)} keys: fewer callers at once on a key, or fewer unknown outcomes"
+
+
+def _by_key(history: History, model: Model) -> dict[str, list[Call]]:
+    """Return each key's calls, an id once: the first with an outcome, else the first."""
+    openings: dict[str, Call] = {}
+    chosen: dict[tuple[str, int, int], Call] = {}
+    for number, call in enumerate(history.calls):
+        if call.msg_no == 1 and not call.readonly:
+            openings.setdefault(call.txn_id, call)
+        if call.stale or call.status == "refused":
+            continue
+        ids = (call.txn_id, call.msg_no, number if call.readonly else -1)
+        present = chosen.get(ids)
+        if present is None:
+            chosen[ids] = call
+        elif not present.is_final and call.is_final:  # known by a repeat: it happened some time since the first try
+            chosen[ids] = _merged(present, call)
+    by_key: dict[str, list[Call]] = defaultdict(list)
+    silent = {done.txn_id for done in history.final if done.kind == "deadline" and done.body}
+    skipped: set[str] = set()
+    for call in chosen.values():
+        opening = call if call.readonly else openings.get(call.txn_id)
+        key = model.key(call, opening) if opening is not None else None
+        if key is None or (call.readonly and not call.is_final):
+            continue
+        by_key[key].append(call)
+        if call.txn_id in silent:
+            skipped.add(key)
+    return {key: calls for key, calls in by_key.items() if key not in skipped}
+
+
+def _merged(first: Call, known: Call) -> Call:
+    return Call(
+        first.client,
+        first.txn_id,
+        first.msg_no,
+        first.handler,
+        first.arguments,
+        first.invoked_ms,
+        returned_ms=known.returned_ms,
+        status=known.status,
+        value=known.value,
+        level=known.level,
+    )
+
+
+def audit(history: History, model: Model) -> Iterable[str]:
+    """The end state adds up: conservation of money, and whatever else the model knows."""
+    return model.audit(history)
+
+
+def _logs(history: History) -> dict[str, list[Done]]:
+    logs: dict[str, list[Done]] = defaultdict(list)
+    for done in history.done:
+        logs[done.incarnation].append(done)
+    return logs
+
+
+def _call_of(done: Done) -> Call:
+    value: Any = None
+    if done.body:
+        value = unpack(done.body) if done.status == "done" else list(unpack_wire(done.body))
+    return Call(
+        "", done.txn_id, done.msg_no, done.handler, done.arguments, 0.0, status=done.status, value=value, body=done.body
+    )
+
+
+def _name(row: Call | Done) -> str:
+    return f"{row.handler} {row.txn_id[-12:]}#{row.msg_no}"
+
+
+def witnessed(history: History) -> Iterable[str]:
+    """V1, V5, V7, V12: what only a watcher of all nodes at one moment can see."""
+    return (f"{rule}: {text}" for rule, text in history.witnessed)
+
+
+Check = Callable[[History], Iterable[str]]
+#: name -> (check, what the history must hold for it).
+CHECKERS: dict[str, tuple[Check, str]] = {
+    "witnessed": (witnessed, "witnessed"),
+    "lost": (lost, "final"),
+    "exactly_once": (exactly_once, "calls"),
+    "same_reply": (same_reply, "calls"),
+    "one_order": (one_order, "final"),
+    "one_active": (one_active, "released"),
+    "views_grow": (views_grow, "calls"),
+    "sessions": (sessions, "calls"),
+    "no_stale_answer": (no_stale_answer, "calls"),
+    "stale_reads_hold": (stale_reads_hold, "final"),
+    "tsd_lifecycle": (tsd_lifecycle, "done"),
+    "digests": (digests, "final"),
+}
+#: The same for those that need a model.
+MODEL_CHECKERS: dict[str, tuple[Callable[[History, Model], Iterable[str]], str]] = {
+    "replayed": (replayed, "final"),
+    "linearizable": (linearizable, "calls"),
+    "audit": (audit, "final_state"),
+}
+
+
+def skipped(history: History, model: Model | None = None) -> list[str]:
+    """Return the names of the checkers that this history has no data for."""
+    wanted = {**CHECKERS, **MODEL_CHECKERS}
+    return [
+        name
+        for name, (_, needs) in wanted.items()
+        if not getattr(history, needs) or (name in MODEL_CHECKERS and model is None)
+    ]
+
+
+def check(history: History, model: Model | None = None) -> list[Violation]:
+    """Run every checker that the history has data for; return what they found, `TOLD_MAX` of each at most."""
+    found: list[Violation] = []
+    left_out = set(skipped(history, model))
+    for name, (plain, _) in CHECKERS.items():
+        if name not in left_out:
+            found += [Violation(name, text) for text in list(plain(history))[:TOLD_MAX]]
+    for name, (with_model, _) in MODEL_CHECKERS.items():
+        if name not in left_out and model is not None:
+            found += [Violation(name, text) for text in list(with_model(history, model))[:TOLD_MAX]]
+    return found

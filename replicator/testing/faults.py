@@ -1,0 +1,194 @@
+"""Own what goes wrong in a simulated run: the options that a seed draws (swarm), and the list of faults.
+
+Each run draws which kinds of faults exist and how often, how the network behaves, and how the deployment is made; few kinds at
+once find what all at once hide. A fault says when, what, to whom and for how long, and ends by itself, so that any of them can
+be left out when a failing run is made smaller.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+from replicator.config import LimitsConfig, TimingConfig
+from replicator.testing.sim.network import Weather
+
+#: Whom a fault is done to, decided when it is done: by role as often as by name.
+TARGETS = ("active", "active", "backup", "backup", "any")
+#: Kinds of faults and their weights.
+KINDS = {
+    "crash": 4,
+    "restart": 4,
+    "stop": 4,
+    "cut": 4,
+    "cut_one_way": 3,
+    "isolate": 3,
+    "zombie": 3,
+    "isolate_all": 1,
+    "reset": 4,
+    "slow": 2,
+    "starve": 2,
+    "jump": 2,
+    "arbiter_away": 2,
+    "arbiter_stopped": 2,
+    "arbiter_slow": 2,
+    "names_away": 1,
+    "distributor_crash": 2,
+    "client_crash": 1,
+    "disk": 1,
+    "quiet": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong: at *at_ms*, to *target* (and *other*), for *for_ms*; *size* is what the kind makes of it."""
+
+    at_ms: int
+    kind: str
+    target: str
+    other: str
+    for_ms: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.at_ms} {self.kind} {self.target} {self.other} {self.for_ms} {self.size}"
+
+    @staticmethod
+    def parse(text: str) -> Fault:
+        """Read what `str` has written."""
+        at_ms, kind, target, other, for_ms, size = text.split()
+        return Fault(int(at_ms), kind, target, other, int(for_ms), int(size))
+
+
+@dataclass(slots=True)
+class Options:
+    """All that one seed has drawn."""
+
+    seed: int
+    nodes: int = 3
+    ack: str = "applied"
+    on_no_backup: str = "continue"
+    distributors: int = 0
+    callers: int = 3
+    via_distributor: float = 0.0
+    sticky: int = 0
+    keys: int = 2
+    think_ms: int = 20
+    read_part: float = 0.3
+    stale_part: float = 0.1
+    repeat_part: float = 0.1
+    timeout_ms: int = 2_000
+    patience: int = 5
+    safety_ms: int = 12_000
+    restart_at_end: bool = True
+    timing: TimingConfig = field(default_factory=TimingConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    weather: Weather = field(default_factory=Weather)
+    faults: list[Fault] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Return the options as text, one line each."""
+        weather, timing, limits = self.weather, self.timing, self.limits
+        kinds = sorted({fault.kind for fault in self.faults})
+        return "\n".join(
+            (
+                f"seed {self.seed}: {self.nodes} nodes, ack {self.ack}, alone: {self.on_no_backup}, {self.distributors} "
+                f"distributors, {self.safety_ms} ms with faults",
+                f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
+                f"{self.keys} keys, pause {self.think_ms} ms, reads {self.read_part}, stale {self.stale_part}, "
+                f"repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
+                f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
+                f"retain {timing.retain_ms}/{timing.retain_named_ms} ms; log {limits.log_entries_max} entries, batch "
+                f"{limits.batch_entries_max}, fifo {limits.fifo_entries_max}, open {limits.open_txns_max}",
+                f"network {weather.delay_us[0]}-{weather.delay_us[1]} us, tail {weather.tail_us} us in "
+                f"{weather.tail_part}, lost {weather.loss}, repeated {weather.repeat}",
+                f"{len(self.faults)} faults: {', '.join(kinds)}",
+            )
+        )
+
+
+def draw(seed: int) -> Options:
+    """Draw the options of a seed."""
+    chance = random.Random(f"{seed}/options")
+    options = Options(seed)
+    options.nodes = chance.choice((2, 2, 3, 3, 3, 4))
+    options.ack = chance.choice(("applied", "applied", "received"))
+    options.on_no_backup = chance.choice(("continue", "continue", "continue", "stop"))
+    options.distributors = chance.choice((0, 0, 1, 2))
+    options.callers = chance.randint(1, 5)
+    options.via_distributor = chance.choice((0.0, 0.5, 1.0)) if options.distributors else 0.0
+    options.sticky = chance.choice((0, 0, 1, 2))
+    options.keys = chance.choice((1, 2, 5))
+    options.think_ms = chance.choice((5, 20, 60))
+    options.read_part = chance.choice((0.0, 0.3, 0.8))
+    options.stale_part = chance.choice((0.0, 0.1, 0.5))
+    options.repeat_part = chance.choice((0.0, 0.1, 0.4))
+    options.timeout_ms = chance.choice((150, 600, 2_000, 5_000))
+    options.patience = chance.choice((2, 5, 20))
+    options.safety_ms = chance.randint(8_000, 14_000)
+    options.restart_at_end = chance.random() < 0.5
+    options.weather = _draw_weather(chance)
+    options.timing = _draw_timing(chance, options.weather.delay_us[1] // 1000)
+    options.limits = LimitsConfig(
+        batch_entries_max=chance.choice((1, 4, 256)),
+        log_entries_max=chance.choice((8, 100, 50_000, 50_000)),
+        fifo_entries_max=chance.choice((20, 100_000, 100_000)),
+        open_txns_max=chance.choice((3, 100_000, 100_000, 100_000)),
+    )
+    if options.on_no_backup == "stop":  # nobody could come back, and service would rightly stay stopped
+        options.limits = replace(options.limits, log_entries_max=50_000)
+    options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
+    return options
+
+
+def _draw_timing(chance: random.Random, delay_ms: int) -> TimingConfig:
+    """Times that fit the network: a suspicion shorter than its round trips would be a mistake of the configuration."""
+    heartbeat_ms = max(chance.choice((20, 50, 100, 200)), 5 * delay_ms)
+    return TimingConfig(
+        heartbeat_ms=heartbeat_ms,
+        suspect_ms=heartbeat_ms * chance.choice((3, 5)),
+        connect_ms=chance.choice((50, 200, 500)),
+        retain_ms=chance.choice((600, 3_000, 600_000, 600_000)),
+        retain_named_ms=chance.choice((3_000, 86_400_000, 86_400_000)),
+        name_refresh_ms=chance.choice((300, 2_000)),
+        call_timeout_ms=10_000,
+    )
+
+
+def _draw_weather(chance: random.Random) -> Weather:
+    least_us = chance.choice((20, 20, 200, 2_000))
+    return Weather(
+        delay_us=(least_us, least_us * chance.choice((2, 10))),
+        tail_us=chance.choice((5_000, 100_000, 600_000)),
+        tail_part=chance.choice((0.0, 0.0, 0.01, 0.05)),
+        loss=chance.choice((0.0, 0.0, 0.005, 0.03)),
+        repeat=chance.choice((0.0, 0.02, 0.1)),
+        repeat_after_us=chance.choice((1_000, 100_000, 2_000_000)),
+    )
+
+
+def _draw_faults(options: Options, chance: random.Random) -> list[Fault]:
+    kinds = [kind for kind in KINDS if chance.random() < 0.5] or ["crash", "restart"]
+    weights = [KINDS[kind] for kind in kinds]
+    mean_ms = chance.choice((150, 400, 1_000, 2_500))
+    long_ms = chance.choice((options.timing.suspect_ms // 2, options.timing.suspect_ms * 3))
+    names = "abcd"[: options.nodes]
+    faults: list[Fault] = []
+    at_ms = chance.expovariate(1 / mean_ms)
+    while at_ms < options.safety_ms:
+        target = chance.choice(TARGETS)
+        faults.append(
+            Fault(
+                at_ms=round(at_ms),
+                kind=chance.choices(kinds, weights)[0],
+                target=chance.choice(names) if target == "any" else target,
+                other=chance.choice(("active", "backup", *names, "arbiter", "client")),
+                for_ms=round(chance.expovariate(1 / long_ms)) + 1,
+                size=chance.choice((-3_600_000, -2_000, 1_000, 30_000, 3_600_000)),
+            )
+        )
+        at_ms += chance.expovariate(1 / mean_ms)
+        if chance.random() < 0.1:  # two things at once
+            at_ms = faults[-1].at_ms + chance.random()
+    return faults

@@ -1,0 +1,348 @@
+"""Own the planted bugs: each is one guard of the protocol taken away, and the simulator must notice (DESIGN.md section 7).
+
+A mutant is a replacement of text inside one function; a pair takes a second guard away as well, where the first alone is masked
+by it (RELIABILITY.md: "it needs pair mutations"). `mutation.py` plants and runs them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Edit(NamedTuple):
+    """In *module*, replace *old*, which stands there once within a function, by *new*."""
+
+    module: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    """A planted bug: the rule it breaks, what it does, and how."""
+
+    rule: str
+    name: str
+    edits: tuple[Edit, ...]
+
+
+ACTIVE, BACKUP, COUNCIL = "replicator.core.active", "replicator.core.backup", "replicator.core.council"
+JOINING, VIEWS, FIFO = "replicator.core.joining", "replicator.core.views", "replicator.core.fifo"
+TRANSACTIONS, EXECUTOR, STATE = "replicator.core.transactions", "replicator.core.executor", "replicator.core.state"
+ROUTING = "distributor.routing"
+
+
+def _one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:
+    return Mutant(rule, name, (Edit(module, old, new),))
+
+
+_MATCH = "peer.match_received if level is Level.RECEIVED else peer.match_applied)"
+_SKIP_RELEASE = "                return 0\n            mark = min"
+_BARRIER = "self._barriers[0].round <= acked and self._barriers[0].seq <= mark"
+_STALE_FORWARD = Edit(BACKUP, "        if frame.view < view.number:\n", "        if False:\n")
+_ANY_SENDER = Edit(BACKUP, "if frame.sender != view.active or frame.target", "if frame.target")
+
+MUTANTS: tuple[Mutant, ...] = (
+    _one(
+        "V1",
+        "reply before the backups hold it",
+        ACTIVE,
+        _SKIP_RELEASE,
+        "                continue\n            mark = min",
+    ),
+    _one(
+        "V1",
+        "one backup's ack is enough",
+        ACTIVE,
+        "for member in self.required():\n            peer = self._proved",
+        "for member in self.required()[:1]:\n            peer = self._proved",
+    ),
+    _one("V1", "what was sent counts as held", ACTIVE, _MATCH, "peer.next_seq - 1)"),
+    _one("V1", "received counts as applied", ACTIVE, _MATCH, "peer.match_received)"),
+    Mutant(
+        "V1",
+        "acks of any view count, and proofs outlive their view",
+        (
+            Edit(ACTIVE, "state.view is None or ack.view != state.view.number", "state.view is None"),
+            Edit(
+                ACTIVE,
+                "            member.name: Peer(member, state.elapsed_ms, is_joining=False)\n",
+                "            member.name: self.peers.get(member.name) or Peer(member, state.elapsed_ms, is_joining=False)\n",
+            ),
+        ),
+    ),
+    _one(
+        "V1",
+        "a joiner's word is taken as proof",
+        JOINING,
+        "peer.next_seq = frame.last_seq + 1",
+        "peer.settle(frame.last_seq + 9, frame.last_seq + 9)",
+    ),
+    _one(
+        "V2",
+        "an incarnation is forgotten: names are compared",
+        VIEWS,
+        "return member in self.in_sync",
+        "return self.member(member.name) is not None",
+    ),
+    _one(
+        "V3",
+        "goes on alone before the arbiter knows",
+        COUNCIL,
+        "        self.active.pending = (view,)\n",
+        "        self.active.pending = ()\n"
+        "        if view.active == self.state.me and self.state.view and self.state.view.active == self.state.me:\n"
+        "            self.state.view = view\n            self.active.begin(view)\n",
+    ),
+    _one(
+        "V3", "a silent backup is never removed", COUNCIL, "elif is_silent or self._dead == peer.member:", "elif False:"
+    ),
+    _one("V5", "an unsettled proposal is not waited for", ACTIVE, "for view in self.pending:", "for view in ():"),
+    _one(
+        "V5",
+        "any answer settles a proposal",
+        COUNCIL,
+        "if self.proposal is not None and view.number >= self.proposal.number:",
+        "if self.proposal is not None:",
+    ),
+    _one(
+        "V6",
+        "a node that is not in sync promotes itself",
+        COUNCIL,
+        "if not view.opened and (view.active is None",
+        "if (view.active is None",
+    ),
+    _one("V6", "a broken link counts as a dead node", COUNCIL, "        if refused:\n", "        if True:\n"),
+    _one(
+        "V6",
+        "nobody takes over from a silent active",
+        COUNCIL,
+        "elif state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms:\n            silent",
+        "elif False:\n            silent",
+    ),
+    _one(
+        "V6",
+        "the old active stays in sync",
+        VIEWS,
+        "in_sync = tuple(member for member in base.in_sync if member != base.active)\n",
+        "in_sync = base.in_sync\n",
+    ),
+    _one(
+        "V7",
+        "opens without asking the others",
+        COUNCIL,
+        "if not all(peer.answered for peer in peers):\n            return",
+        "if False:\n            return",
+    ),
+    Mutant("V7", "opens without the longest tail", (Edit(COUNCIL, "        if ahead:\n", "        if False:\n"),)),
+    Mutant(
+        "V7",
+        "opens before all are level, and takes their place for granted",
+        (
+            Edit(
+                COUNCIL,
+                "if all(peer.is_adopted and peer.match_received >= fifo.last_seq for peer in peers):",
+                "if True:",
+            ),
+            Edit(
+                ACTIVE,
+                "                return 0\n            mark = min",
+                "                continue\n            mark = min",
+            ),
+        ),
+    ),
+    _one(
+        "V7",
+        "forgets entries that others may lack",
+        FIFO,
+        "count = min(count, self.held_by_all - self.base_seq, self.executed_seq - self.base_seq)",
+        "count = min(len(self._entries), self.executed_seq - self.base_seq)",
+    ),
+    _one(
+        "V8",
+        "a gap is accepted",
+        BACKUP,
+        'if frame.prev_seq > fifo.last_seq:\n            return "gap"',
+        'if False:\n            return "gap"',
+    ),
+    Mutant(
+        "V8",
+        "a conflict of views is not seen",
+        (
+            Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
+            Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
+            Edit(COUNCIL, "if fifo.view_at(peer.last_seq) == peer.last_view:", "if True:"),
+            Edit(JOINING, "if state.fifo.view_at(frame.last_seq) != frame.last_view:", "if False:"),
+        ),
+    ),
+    Mutant(
+        "V8",
+        "a batch of an old view is applied, conflict or not, and its ack counts",
+        (
+            _STALE_FORWARD,
+            _ANY_SENDER,
+            Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
+            Edit(BACKUP, "        if views != sorted(views):\n", "        if False:\n"),
+        ),
+    ),
+    _one(
+        "V9",
+        "serves although it was replaced",
+        STATE,
+        "return self.role is Role.ACTIVE and",
+        "return self.role in (Role.ACTIVE, Role.OUTSIDE) and",
+    ),
+    Mutant(
+        "V9",
+        "a node that never hears of its replacement serves reads",
+        (Edit(ACTIVE, _BARRIER, "self._barriers[0].seq <= mark"),),
+    ),
+    _one(
+        "V10",
+        "a readonly reply needs no barrier",
+        ACTIVE,
+        "while self._barriers and " + _BARRIER + ":",
+        "while self._barriers:",
+    ),
+    _one(
+        "V10",
+        "the barrier's round began before the read",
+        ACTIVE,
+        "Barrier(token, status, body, self.round + 1, seq)",
+        "Barrier(token, status, body, self.round, seq)",
+    ),
+    _one("V10", "a read does not wait for the writes it saw", ACTIVE, _BARRIER, "self._barriers[0].round <= acked"),
+    _one(
+        "V10",
+        "a stale read shows what not all hold",
+        BACKUP,
+        "while self._stale and self._stale[0].seq <= held:",
+        "while self._stale:",
+    ),
+    _one(
+        "V12",
+        "a joiner is proposed before it is level",
+        JOINING,
+        "if peer.is_joining and min(peer.match_received, peer.match_applied) >=",
+        "if peer.is_joining and 10**9 >=",
+    ),
+    Mutant(
+        "V12",
+        "a joiner is proposed early and not waited for",
+        (
+            Edit(
+                JOINING,
+                "if peer.is_joining and min(peer.match_received, peer.match_applied) >=",
+                "if peer.is_joining and 10**9 >=",
+            ),
+            Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
+            Edit(COUNCIL, "if fifo.view_at(peer.last_seq) == peer.last_view:", "if True:"),
+        ),
+    ),
+    _one(
+        "P2",
+        "a repeat is answered from the table at once",
+        ACTIVE,
+        "        self._wait(token, level, transaction.seq, transaction.status, transaction.body)",
+        "        self._answer(token, transaction.status, transaction.body, transaction.seq, level)",
+    ),
+    _one(
+        "P2",
+        "a repeat is taken as new",
+        TRANSACTIONS,
+        "            return Verdict.REPEAT",
+        "            return Verdict.NEXT",
+    ),
+    _one("P2", "what is too old is run again", TRANSACTIONS, "if 0 < made_ms <= self.watermark_ms:", "if False:"),
+    _one(
+        "P2",
+        "the duplicate filter is lost at promotion",
+        COUNCIL,
+        "            state.transactions.rearm()\n",
+        "            state.transactions.rearm()\n            state.transactions.finished.clear()\n"
+        "            state.transactions.named.clear()\n",
+    ),
+    _one(
+        "P2",
+        "a backup drops the reply it should keep",
+        TRANSACTIONS,
+        "            transaction.body = body\n",
+        '            transaction.body = body if not entry.packed else b""\n',
+    ),
+    _one(
+        "P3",
+        "a seq is used again",
+        ACTIVE,
+        "            state.fifo.last_seq + 1,\n            state.header_ms,",
+        "            state.fifo.last_seq + 1 - (state.fifo.last_seq % 7 == 6),\n            state.header_ms,",
+    ),
+    _one(
+        "P5",
+        "a refusal loses the TSD",
+        EXECUTOR,
+        "return _digested(entry, status, body, changes, True, old.expectation, old.tsd, failure)",
+        'return _digested(entry, status, body, changes, True, old.expectation, b"", failure)',
+    ),
+    _one(
+        "P5",
+        "a deadline acts although its expectation is over",
+        EXECUTOR,
+        "if transaction is None or transaction.expect_no != entry.msg_no:",
+        "if transaction is None:",
+    ),
+    _one(
+        "P5",
+        "a backup fires deadlines",
+        ACTIVE,
+        "        if not state.is_serving:\n            return\n        for _",
+        "        if state.view is None:\n            return\n        for _",
+    ),
+    _one(
+        "P7",
+        "different outcomes are not noticed, and random numbers are each node's own",
+        BACKUP,
+        "if outcome.digest != entry.digest:",
+        "if False:",
+    ),
+    _one(
+        "P5",
+        "deadlines stand still after the clock ran back",
+        STATE,
+        "self.clock_ms = max(now_ms, self.clock_ms + passed_ms)",
+        "self.clock_ms = max(now_ms, self.clock_ms)",
+    ),
+    _one(
+        "C2",
+        "a backup acks as applied what it has not executed",
+        BACKUP,
+        "            state.fifo.executed_seq,\n            frame.round,",
+        "            state.fifo.last_seq,\n            frame.round,",
+    ),
+    _one(
+        "J1",
+        "a joiner that lost the first batch is never sent it again",
+        ACTIVE,
+        "                peer.next_seq = ack.received + 1  # where",
+        "                pass  # where",
+    ),
+    _one(
+        "R1",
+        "nothing is sent again after a broken link",
+        ACTIVE,
+        "        peer.outstanding = 0\n        if not",
+        "        if not",
+    ),
+    _one(
+        "R2",
+        "an idle active gives no sign of life",
+        ACTIVE,
+        "or state.elapsed_ms - peer.sent_ms >= state.rules.heartbeat_ms",
+        "or False",
+    ),
+    _one(
+        "R3",
+        "the distributor says UNAVAILABLE of what may have arrived",
+        ROUTING,
+        "status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE",
+        "status = Status.UNAVAILABLE",
+    ),
+)

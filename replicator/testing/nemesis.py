@@ -1,0 +1,239 @@
+"""Own the doing of faults on a cluster: who is meant, whether it may be, and its end.
+
+What it never does: take the last process that holds what was acknowledged. With store `memory` that is a loss which no protocol
+can prevent (V13), so a crash is left out, and counted as "spared", if no other living member of the arbiter's record, and
+of every proposal that may still become the record, would be left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from replicator.core.state import Role
+from replicator.core.views import View
+from replicator.testing.cluster import Cluster
+from replicator.testing.faults import Fault
+from replicator.testing.sim.process import LAG_US
+
+#: How long a starved process takes to get to what has arrived: microseconds.
+STARVED_US = (1_000, 80_000)
+SLOW_MS_MAX = 400
+
+
+class Nemesis:
+    """Does faults."""
+
+    def __init__(self, cluster: Cluster[Any], clients: list[str]) -> None:
+        self.cluster = cluster
+        self.clients = clients
+        self.is_over = False
+
+    def plan(self, faults: list[Fault]) -> None:
+        """Put faults on the time line, counted from now."""
+        timeline = self.cluster.timeline
+        for fault in faults:
+            timeline.after_us(fault.at_ms * 1000, lambda fault=fault: self.do(fault))  # type: ignore[misc]
+
+    def do(self, fault: Fault) -> None:
+        """Do one fault now."""
+        if not self.is_over:
+            getattr(self, f"_{fault.kind}")(fault)
+
+    def _later(self, fault: Fault, what: Callable[[], None]) -> None:
+        self.cluster.timeline.after_us(fault.for_ms * 1000, what)
+
+    # -- who ---------------------------------------------------------------------------------------------------------
+
+    def name(self, who: str) -> str:
+        """Return the process that is meant; "" if there is none now."""
+        cluster = self.cluster
+        if who == "client":
+            living = [name for name in self.clients if cluster.processes[name].is_alive]
+            return living[cluster.timeline.count % len(living)] if living else ""
+        if who == "active":
+            return self._active()
+        if who == "backup":
+            backups = [name for name in cluster.living() if self._role(name) is Role.BACKUP]
+            return backups[cluster.timeline.count % len(backups)] if backups else ""
+        return who
+
+    def _role(self, name: str) -> Role | None:
+        replica = self.cluster.nodes[name].replica
+        return None if replica is None else replica.state.role
+
+    def _active(self) -> str:
+        for name in self.cluster.living():
+            if self._role(name) in (Role.ACTIVE, Role.OPENING):
+                return name
+        return ""
+
+    def may_die(self, name: str) -> bool:
+        """Whether what was acknowledged would survive this node's death."""
+        cluster = self.cluster
+        record = cluster.record
+        if not record.opened or not cluster.processes[name].is_alive:
+            return False
+        views = [record, *[view for view in cluster.recorder.proposals if view.number > record.number]]
+        return all(self._survives(view, name) for view in views)
+
+    def _survives(self, view: View, without: str) -> bool:
+        cluster = self.cluster
+        for member in view.in_sync:
+            node = cluster.nodes[member.name]
+            lives = cluster.processes[member.name].is_alive and node.me == member
+            if member.name != without and lives and self._role(member.name) is not Role.DIVERGED:
+                return True
+        return False
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def _crash(self, fault: Fault) -> None:
+        name = self.name(fault.target)
+        if not name:
+            return
+        if not self.may_die(name):
+            self.cluster.recorder.faults["spared"] += 1
+        else:
+            self.cluster.crash(name)
+
+    def _restart(self, fault: Fault) -> None:
+        dead = [name for name in self.cluster.nodes if not self.cluster.processes[name].is_alive]
+        if dead:
+            self.cluster.restart(dead[fault.for_ms % len(dead)])
+
+    def _stop(self, fault: Fault) -> None:
+        name = self.name(fault.target)
+        if name and self.cluster.processes[name].is_alive and not self.cluster.processes[name].is_stopped:
+            process = self.cluster.processes[name]
+            self.cluster.stop(name)
+            self._later(fault, process.go_on)
+
+    def _starve(self, fault: Fault) -> None:
+        name = self.name(fault.target)
+        if name:
+            process = self.cluster.processes[name]
+            self.cluster.recorder.fault("starve", process=name, ms=fault.for_ms)
+            process.lag_us = STARVED_US
+            self._later(fault, lambda: setattr(process, "lag_us", LAG_US))
+
+    def _jump(self, fault: Fault) -> None:
+        name = self.name(fault.target)
+        if name:
+            self.cluster.jump_clock(name, ms=fault.size)
+
+    def _disk(self, fault: Fault) -> None:
+        name = self.name(fault.target)
+        if name and self.may_die(name):
+            self.cluster.recorder.fault("disk", process=name)
+            disk = self.cluster.disks[name]
+            disk.fails = lambda: self.may_die(name)
+            self._later(fault, lambda: setattr(disk, "fails", lambda: False))
+
+    def _client_crash(self, fault: Fault) -> None:
+        name = self.name("client")
+        if name and len([each for each in self.clients if self.cluster.processes[each].is_alive]) > 1:
+            self.cluster.crash(name)
+
+    def _distributor_crash(self, fault: Fault) -> None:
+        self._away("distributor1", fault)
+
+    def _away(self, name: str, fault: Fault) -> None:
+        process = self.cluster.processes.get(name)
+        if process is not None and process.is_alive:
+            self.cluster.crash(name)
+            self._later(fault, lambda: self._back(name))
+
+    def _back(self, name: str) -> None:
+        if not self.cluster.processes[name].is_alive:
+            self.cluster.restart(name)
+
+    # -- arbiter and names -------------------------------------------------------------------------------------------
+
+    def _arbiter_away(self, fault: Fault) -> None:
+        self._away("arbiter", fault)
+
+    def _arbiter_stopped(self, fault: Fault) -> None:
+        process = self.cluster.processes["arbiter"]
+        if process.is_alive and not process.is_stopped:
+            self.cluster.stop("arbiter")
+            self._later(fault, process.go_on)
+
+    def _arbiter_slow(self, fault: Fault) -> None:
+        for name in self.cluster.nodes:
+            self.cluster.slow(name, "arbiter", ms=min(fault.for_ms, 2_000))
+
+    def _names_away(self, fault: Fault) -> None:
+        self.cluster.stop_name_server()
+        self._later(fault, self.cluster.start_name_server)
+
+    # -- network -----------------------------------------------------------------------------------------------------
+
+    def _pair(self, fault: Fault) -> tuple[str, str] | None:
+        one, other = self.name(fault.target), self.name(fault.other)
+        return (one, other) if one and other and one != other else None
+
+    def _cut(self, fault: Fault) -> None:
+        pair = self._pair(fault)
+        if pair is not None:
+            self.cluster.partition(*pair)
+            self._later(fault, lambda: self._mend(*pair))
+
+    def _cut_one_way(self, fault: Fault) -> None:
+        pair = self._pair(fault)
+        if pair is not None:
+            self.cluster.partition(*pair, one_way=True)
+            self._later(fault, lambda: self._mend(*pair))
+
+    def _mend(self, one: str, other: str) -> None:
+        self.cluster.recorder.say("*", "mend", {"one": one, "other": other})
+        self.cluster.network.mend(one, other)
+        self.cluster.network.mend(other, one)
+
+    def _isolate(self, fault: Fault, clients_too: bool = False) -> None:
+        name = self.name(fault.target)
+        if name:
+            self.cluster.isolate(name, clients_too=clients_too)
+            self._later(fault, self.cluster.heal)
+
+    def _zombie(self, fault: Fault) -> None:
+        """The active is cut from the other nodes and the arbiter, long enough to be replaced; its callers still reach it."""
+        name = self.name("active")
+        if name:
+            self.cluster.isolate(name)
+            suspect_ms = self.cluster.config.timing.suspect_ms
+            self.cluster.timeline.after_us((3 * suspect_ms + fault.for_ms) * 1000, self.cluster.heal)
+
+    def _isolate_all(self, fault: Fault) -> None:
+        self._isolate(fault, clients_too=True)
+
+    def _reset(self, fault: Fault) -> None:
+        pair = self._pair(fault)
+        if pair is not None:
+            self.cluster.reset(*pair)
+
+    def _slow(self, fault: Fault) -> None:
+        pair = self._pair(fault)
+        if pair is not None:
+            self.cluster.slow(*pair, ms=min(fault.for_ms, SLOW_MS_MAX))
+
+    def _quiet(self, fault: Fault) -> None:
+        self.cluster.heal()
+        for process in self.cluster.processes.values():
+            process.go_on()
+
+    def end(self) -> None:
+        """No more faults: the network is whole and fast, whoever was stopped goes on, services are back; nodes stay dead."""
+        self.is_over = True
+        cluster = self.cluster
+        weather = cluster.network.weather
+        weather.loss = weather.repeat = weather.tail_part = 0.0
+        cluster.heal()
+        cluster.start_name_server()
+        for name, process in list(cluster.processes.items()):
+            process.lag_us = LAG_US
+            process.go_on()
+            if not process.is_alive and name not in cluster.nodes and name not in self.clients:
+                cluster.restart(name)
+        for disk in cluster.disks.values():
+            disk.fails = lambda: False

@@ -1,0 +1,138 @@
+"""Own a production node in a simulated process: it runs as it is, is watched, and can die before any effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replicator.config import Config
+from replicator.core.effects import Execute, Executed, Propose, Reply
+from replicator.core.messages import split_message
+from replicator.errors import StorageError, UsageError
+from replicator.node.folder import DataFolder
+from replicator.node.gateway import Token
+from replicator.node.node import Node
+from replicator.node.notes import Notes
+from replicator.service import Service
+from replicator.testing.sim.process import Process
+from replicator.testing.sim.recorder import Recorder
+from replicator.testing.sim.sockets import SimPlatform
+from replicator.wire import FLAG_STALE, Answer, Outgoing
+
+
+@dataclass(slots=True)
+class Disk:
+    """What a node's data folder holds; it outlives the process."""
+
+    database_id: str = ""
+    highest_view: int = 0
+    starts: int = 0
+    fails: Callable[[], bool] = field(default=lambda: False)  # whether a write fails now
+
+
+class SimFolder(DataFolder):
+    """A data folder on a simulated disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.path = Path("simulated")
+        self._disk = disk
+        disk.starts += 1
+        self.database_id, self.highest_view, self.starts = disk.database_id, disk.highest_view, disk.starts
+
+    def write(self, database_id: str, highest_view: int) -> None:
+        """Store durably. Raises StorageError if the disk is broken."""
+        if self._disk.fails():
+            raise StorageError("the simulated disk cannot be written")
+        self._disk.database_id, self._disk.highest_view = database_id, highest_view
+        self.database_id, self.highest_view = database_id, highest_view
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class SimNotes(Notes):
+    """Notes that go to the recorder."""
+
+    def __init__(self, take: Callable[[str, Mapping[str, Any]], None]) -> None:
+        super().__init__("")
+        self._take = take
+
+    def take(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Write one down."""
+        self.counts[event] += 1
+        self._take(event, facts)
+
+
+class SimNode(Node):
+    """One life of a node."""
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        service: Service[Any],
+        *,
+        process: Process,
+        platform: SimPlatform,
+        disk: Disk,
+        recorder: Recorder,
+        on_release: Callable[[SimNode, Answer], None],
+    ) -> None:
+        self.process = process
+        self.recorder = recorder
+        self._on_release = on_release
+        self._messages: dict[Token, tuple[bytes, bool]] = {}
+        notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
+        super().__init__(config, name, service, platform=platform, folder=SimFolder(disk), notes=notes)
+        self._performers[Propose] = self._propose
+        self._performers = {kind: self._counted(perform) for kind, perform in self._performers.items()}
+
+    def _counted(self, perform: Callable[[Any], None]) -> Callable[[Any], None]:
+        def counted(effect: Any) -> None:
+            self.process.effect()
+            perform(effect)
+
+        return counted
+
+    def perform_execute(self, effect: Execute) -> None:
+        """Run a handler, give its outcome back, and write down what was committed."""
+        replica = self.replica
+        assert replica is not None
+        state, entry = replica.state, effect.entry
+        outcome = replica.execute(effect)
+        self._queue.extend(replica.step(Executed(entry, outcome)))
+        if state.fifo.executed_seq == entry.seq:
+            is_open = entry.txn_id in state.transactions.open
+            self.recorder.executed(self.me, effect, outcome, state.digest, is_open=is_open)
+
+    def _propose(self, effect: Propose) -> None:
+        self.recorder.proposals.append(effect.view)
+        self.arbiter.propose(effect.base, effect.view, effect.asked)
+
+    def perform_reply(self, effect: Reply) -> None:
+        """Answer a client, and write it down."""
+        self._note_release(effect.token, effect.answer)  # type: ignore[arg-type]
+        super().perform_reply(effect)
+
+    def _note_release(self, token: Token, answer: Answer) -> None:
+        known = self._messages.pop(token, None)
+        if known is not None:
+            message, stale = known
+            is_readonly = self._is_readonly(message)
+            if not is_readonly:
+                self._on_release(self, answer)
+            self.recorder.released(self.me, message, answer, readonly=is_readonly, stale=stale)
+
+    def _is_readonly(self, message: bytes) -> bool:
+        try:
+            spec = type(self.service).handlers().get(str(split_message(message)[2]))
+        except UsageError:
+            return True
+        return spec is not None and spec.readonly
+
+    def on_submit(self, token: Token, outgoing: Outgoing) -> None:
+        """Take a client's message."""
+        self._messages[token] = (outgoing.message, bool(outgoing.flags & FLAG_STALE))
+        super().on_submit(token, outgoing)

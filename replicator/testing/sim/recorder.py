@@ -1,0 +1,147 @@
+"""Own what is written down of a simulated run: the history for the checkers, and the transcript for the reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replicator.core.effects import Execute
+from replicator.core.executor import Outcome
+from replicator.core.messages import LEVELS, Answer, Kind, Status, split_message
+from replicator.core.views import Member, View
+from replicator.errors import UsageError
+from replicator.testing.history import Adopted, Call, Done, History, Released
+from replicator.testing.sim.timeline import Timeline
+from replicator.values import unpack, unpack_wire
+
+LEVEL_NAMES = {int(level): name for name, level in LEVELS.items()}
+#: Statuses whose outcome is remembered: a repeat must get the same.
+FINAL = (Status.DONE, Status.ABORTED, Status.FAILED)
+
+
+class Recorder:
+    """Writes down; decides nothing."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.history = History()
+        self.notes: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.lines: list[tuple[float, str, str, Mapping[str, object]]] = []
+        self.waiting: dict[int, Call] = {}
+        self.messages: dict[tuple[str, int], bytes] = {}  # what clients have sent, by (transaction, number)
+        self.on_note: Callable[[str, str, Mapping[str, Any]], None] = lambda name, event, facts: None
+        self.proposals: list[View] = []  # every record that a node has asked the arbiter for
+
+    def say(self, who: str, event: str, facts: Mapping[str, object]) -> None:
+        """Take a line of the transcript."""
+        self.lines.append((self.timeline.now_ms, who, event, facts))
+        self.timeline.trace(f"{who} {event}")
+
+    def fault(self, event: str, **facts: object) -> None:
+        """Take a fault that was done."""
+        self.faults[event] += 1
+        self.say("*", event, facts)
+
+    def note(self, me: Member, event: str, facts: Mapping[str, Any]) -> None:
+        """Take a Note of a node."""
+        self.notes[event] += 1
+        self.say(me.name, event, facts)
+        self.on_note(me.name, event, facts)
+        if event == "view_adopted":
+            adopted = Adopted(me.name, me.incarnation, facts["view"], str(facts["role"]), self.timeline.now_ms)
+            self.history.adopted.append(adopted)
+
+    def executed(self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, is_open: bool) -> None:
+        """Take an entry that a node has executed and committed."""
+        entry = effect.entry
+        _, _, handler, arguments = split_message(entry.message)
+        assert isinstance(arguments, dict)
+        done = Done(
+            node=me.name,
+            incarnation=me.incarnation,
+            view=entry.view,
+            seq=entry.seq,
+            txn_id=entry.txn_id.hex(),
+            msg_no=entry.msg_no,
+            kind="message" if entry.kind == Kind.MESSAGE else "deadline",
+            handler=str(handler),
+            arguments=arguments,
+            status=Status(outcome.status).name.lower(),
+            body=outcome.body,
+            digest=digest,
+            is_open=is_open,
+            at_ms=self.timeline.now_ms,
+        )
+        self.history.done.append(done)
+        self.timeline.trace(f"{me.name} did {entry.seq} {digest:x}")
+
+    def released(self, me: Member, message: bytes, answer: Answer, *, readonly: bool, stale: bool) -> None:
+        """Take a reply that leaves a node."""
+        facts = answer.facts
+        released = Released(
+            node=me.name,
+            incarnation=me.incarnation,
+            view=facts.view,
+            seq=facts.seq,
+            txn_id=message[:16].hex(),
+            msg_no=int.from_bytes(message[16:20], "big"),
+            status=Status(answer.status).name.lower(),
+            level=LEVEL_NAMES.get(facts.level, ""),
+            readonly=readonly,
+            stale=stale,
+            at_ms=self.timeline.now_ms,
+        )
+        self.history.released.append(released)
+
+    def invoked(self, client: str, message: bytes, *, readonly: bool, stale: bool) -> Call:
+        """Take a call that begins."""
+        txn_id, msg_no, handler, arguments = split_message(message)
+        assert isinstance(arguments, dict)
+        call = Call(
+            client=client,
+            txn_id=txn_id.hex(),
+            msg_no=msg_no,
+            handler=str(handler),
+            arguments=arguments,
+            invoked_ms=self.timeline.now_ms,
+            readonly=readonly,
+            stale=stale,
+        )
+        self.history.calls.append(call)
+        if not readonly:
+            self.messages[call.txn_id, msg_no] = message
+        self.waiting[id(call)] = call
+        return call
+
+    def answered(self, call: Call, answer: Answer) -> None:
+        """Take the end of a call."""
+        self.waiting.pop(id(call), None)
+        status = Status(answer.status)
+        call.returned_ms = self.timeline.now_ms
+        call.status = status.name.lower()
+        call.view, call.seq, level, call.copies, call.mismatch = answer.facts
+        call.level = LEVEL_NAMES.get(level, "")
+        if status in FINAL:
+            call.body = answer.body
+            call.value = _value(status, answer.body)
+        elif status is Status.REFUSED:
+            call.value = unpack_wire(answer.body)["error"]
+            call.status = "too_late" if call.value == "TooLate" else call.status
+        self.timeline.trace(f"{call.client} got {call.status} {call.seq} {answer.body.hex()}")
+
+    def transcript(self, last: int | None = None) -> str:
+        """Return the story in columns: milliseconds, who, what, facts."""
+        lines = self.lines if last is None else self.lines[-last:]
+        return "\n".join(
+            f"{at_ms:10.3f}  {who:<12} {event:<20} " + " ".join(f"{name}={value}" for name, value in facts.items())
+            for at_ms, who, event, facts in lines
+        )
+
+
+def _value(status: Status, body: bytes) -> Any:
+    try:
+        return unpack(body) if status is Status.DONE else list(unpack_wire(body))
+    except UsageError:
+        return None

@@ -1,0 +1,87 @@
+"""Own the checks that need all nodes at one moment: at each release of a reply, and at each change of the record.
+
+No node could make them; a simulation can (RELIABILITY.md, I21: in sync means to hold all that was released).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replicator.core.messages import Answer, Level, Status
+from replicator.core.views import View
+from replicator.testing.arbiter import MemoryRegister
+from replicator.testing.sim.node import SimNode
+from replicator.testing.sim.recorder import Recorder
+
+
+class WatchedRegister(MemoryRegister):
+    """The arbiter's register; tells of every change."""
+
+    def __init__(self, records: Mapping[str, bytes], on_change: Callable[[View], None]) -> None:
+        super().__init__(records)
+        self._on_change = on_change
+
+    def propose(self, partition: str, base: int, record: bytes) -> bytes:
+        """Compare-and-set; tell if it took effect."""
+        before = self.read(partition)
+        stored = super().propose(partition, base, record)
+        if stored != before:
+            self._on_change(View.from_bytes(stored))
+        return stored
+
+
+class Witness:
+    """Sees all nodes at once."""
+
+    def __init__(self, nodes: Mapping[str, SimNode], recorder: Recorder, record: View) -> None:
+        self._nodes = nodes
+        self._recorder = recorder
+        self.record = record
+        self.released_seq = 0
+
+    def _tell(self, rule: str, text: str) -> None:
+        self._recorder.history.witnessed.append((rule, text))
+        self._recorder.say("witness", rule, {"sees": text})
+
+    def on_change(self, view: View) -> None:
+        """The record has changed: whoever is in sync now holds all that was ever released."""
+        self.record = view
+        for state in self._states(view):
+            if state.fifo.last_seq < self.released_seq:
+                self._tell(
+                    "V12",
+                    f"view {view.number} has {state.me.name} in sync, which holds {state.fifo.last_seq} of the "
+                    f"{self.released_seq} entries released",
+                )
+
+    def on_release(self, node: SimNode, answer: Answer) -> None:
+        """A reply leaves: all that the record calls in sync hold it, and, at level applied, those of the view have done it."""
+        facts = answer.facts
+        assert node.replica is not None
+        if answer.status > Status.FAILED or facts.level < Level.RECEIVED or not facts.seq:
+            return
+        self.released_seq = max(self.released_seq, facts.seq)
+        view_at = node.replica.state.fifo.view_at(facts.seq)
+        for state in self._states(self.record):
+            theirs = state.fifo.view_at(facts.seq)
+            if state.fifo.last_seq < facts.seq or (theirs != view_at and None not in (theirs, view_at)):
+                self._tell("V1", f"{node.name} released seq {facts.seq}, which {state.me.name}, in sync, does not hold")
+        own = node.replica.state.view
+        for state in self._states(own) if facts.level == Level.APPLIED and own is not None else ():
+            if state.fifo.executed_seq < facts.seq:
+                self._tell("V1", f"{node.name} released seq {facts.seq} as applied, which {state.me.name} has not done")
+
+    def on_note(self, name: str, event: str, facts: Mapping[str, Any]) -> None:
+        """A member in sync never holds what its active lacks: the tail was taken over first."""
+        if event == "conflict":
+            self._tell("V7", f"{facts['node']}, in sync, holds entry {facts['seq']}, which {name} lacks")
+
+    def _states(self, view: View) -> list[Any]:
+        """The states of those members of a view whose incarnations live."""
+        states = []
+        for member in view.in_sync:
+            node = self._nodes.get(member.name)
+            if node is not None and node.me == member and node.process.is_alive and node.replica is not None:
+                states.append(node.replica.state)
+        return states
