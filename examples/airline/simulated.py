@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
 
 from examples.airline.service import Airline
 from replicator import transaction
@@ -54,6 +54,14 @@ def audit(caller: Caller) -> Script:
 
 class AirlineModel:
     """Each flight is a key; a state is (seats, held, sold, cents, paid, ((booking, seats), ...)), () before it is added."""
+
+    deadlines: ClassVar[Mapping[str, str]] = {"hold": "release"}
+    ends: ClassVar[frozenset[str]] = frozenset(
+        (
+            "pay",
+            "cancel",
+        )
+    )
 
     def key(self, call: Call, opening: Call) -> str | None:
         """A flight; how many flights there are is asked of all, and left to the audit."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
 
 from examples.bank.service import Bank
 from replicator import transaction
@@ -53,6 +53,14 @@ def audit(caller: Caller) -> Script:
 
 class BankModel:
     """The whole bank is one key, as a transfer touches two accounts: state ((owner, cents)..., (payment, source, cents)...)."""
+
+    deadlines: ClassVar[Mapping[str, str]] = {"reserve": "give_back"}
+    ends: ClassVar[frozenset[str]] = frozenset(
+        (
+            "settle",
+            "cancel",
+        )
+    )
 
     def key(self, call: Call, opening: Call) -> str | None:
         """All."""

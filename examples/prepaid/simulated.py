@@ -5,8 +5,8 @@ The prices are computed here once more, in another way than in tariffs.py, for t
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
 
 from examples.prepaid.service import NewCard, NewRate, NewSurcharge, PrepaidCalls, hash_pin
 from replicator import transaction
@@ -87,6 +87,9 @@ def _price(seconds: int, surcharge_cents: int) -> int:
 
 class PrepaidModel:
     """Each card is a key; a state is (balance, open call or "", seconds reserved, seconds surely used, surcharge)."""
+
+    deadlines: ClassVar[Mapping[str, str]] = {"authorize": "hang_up"}
+    ends: ClassVar[frozenset[str]] = frozenset(("terminate",))
 
     def key(self, call: Call, opening: Call) -> str | None:
         """A card that can be called with; batches and pages are left to the audit."""

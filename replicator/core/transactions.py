@@ -135,16 +135,16 @@ class Transactions:
         return UnexpectedMessage(f"transaction {shown} expects {expected}, not {handler}")
 
     def _judge_unknown(self, txn_id: bytes, msg_no: int, now_ms: int) -> Verdict | ReplicatorError:
-        if msg_no != 1:
-            return UnknownTransaction(f"no transaction {txn_id.hex()} is open here; begin with message 1")
         made_ms = created_ms(txn_id)
-        if made_ms > now_ms + self.rules.max_skew_ms:
-            return BadArguments(
-                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future: set the caller's clock"
-            )
         if 0 < made_ms <= self.watermark_ms:
             return TooLate(
                 f"transaction {txn_id.hex()} is older than what is remembered; whether it took effect is not known"
+            )
+        if msg_no != 1:
+            return UnknownTransaction(f"no transaction {txn_id.hex()} is open here; begin with message 1")
+        if made_ms > now_ms + self.rules.max_skew_ms:
+            return BadArguments(
+                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future: set the caller's clock"
             )
         return Verdict.NEW
 

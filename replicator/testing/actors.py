@@ -30,7 +30,7 @@ class Caller:
 
     client: Any
     random: random.Random
-    process: Process
+    process: Any = None
     patience: int = 5  # tries of one message
     read_part: float = 0.3
     stale_part: float = 0.0

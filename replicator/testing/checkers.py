@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from replicator.testing.history import Call, Done, History
 from replicator.testing.linearizability import is_linearizable, same_value
@@ -35,10 +35,14 @@ class Violation:
 class Model(Protocol):
     """A sequential model of a service, written independently of it.
 
+    `deadlines`: {handler that opens a transaction: handler of its deadline}; `ends`: handlers that end one when they are done.
     `key`: which part of the state a call touches, *opening* being message 1 of its transaction; None: none that can be
     foretold. `step`: what may follow: (next state, status, value), [] if the call cannot happen there. `audit`: what is wrong
     in the end, such as money that is not conserved; [] if all is well.
     """
+
+    deadlines: ClassVar[Mapping[str, str]]
+    ends: ClassVar[frozenset[str]]
 
     def key(self, call: Call, opening: Call) -> str | None:
         """Name the part of the state."""
@@ -258,6 +262,73 @@ def replayed(history: History, model: Model) -> Iterable[str]:
         states[key] = ways[0][0]
 
 
+def ordered(history: History, model: Model) -> Iterable[str]:
+    """The same from the callers' side: in the order of the seqs that they were told, every answer is what the model says.
+
+    A seq that nobody was told of may be a deadline of a transaction that nobody has ended.
+    """
+    if history.final:
+        return
+    told = {call.seq for call in history.calls if call.is_acknowledged}
+    for key, calls in sorted(_told_by_key(history, model).items()):
+        ways = _Ways(model, key, told)
+        for call in calls:
+            if not ways.take(call):
+                yield f"{key}: {_name(call)} at seq {call.seq} gave {call.status} {call.value!r}; possible: {ways.last!r:.300}"
+                break
+
+
+def _told_by_key(history: History, model: Model) -> dict[str, list[Call]]:
+    """Return each key's answered calls in the order of their seqs, an id once, a query after what it shows."""
+    openings = {call.txn_id: call for call in history.calls if call.msg_no == 1 and not call.readonly}
+    seen: set[tuple[str, int]] = set()
+    by_key: dict[str, list[Call]] = defaultdict(list)
+    for call in sorted(history.calls, key=lambda each: (each.seq, each.readonly)):
+        ids = (call.txn_id, call.msg_no)
+        opening = call if call.readonly else openings.get(call.txn_id)
+        if not call.is_final or opening is None or (not call.readonly and ids in seen):
+            continue
+        if not call.readonly:
+            seen.add(ids)
+        key = model.key(call, opening)
+        if key is not None:
+            by_key[key].append(call)
+    return by_key
+
+
+class _Ways:
+    """The states that a key may be in, as far as its callers can tell."""
+
+    def __init__(self, model: Model, key: str, told: set[int]) -> None:
+        self._model = model
+        self._states: set[Any] = {model.initial(key)}
+        self._told = told
+        self._seq = 0
+        self._late: dict[str, Call] = {}  # open transaction -> its deadline
+        self.last: list[Any] = []
+
+    def take(self, call: Call) -> bool:
+        """Take the next call; False if no state allows it."""
+        step = self._model.step
+        untold = sum(seq not in self._told for seq in range(self._seq + 1, call.seq + 1))
+        self._seq = max(self._seq, call.seq)
+        for _ in range(min(untold, len(self._late))):
+            lates = self._late.values()
+            self._states |= {way[0] for state in self._states for late in lates for way in step(state, late)}
+        self.last = list(self._states)[:3]
+        self._states = {
+            state
+            for before in self._states
+            for state, status, value in step(before, call)
+            if status == call.status and same_value(value, call.value)
+        }
+        if call.status == "done" and call.handler in self._model.deadlines:
+            self._late[call.txn_id] = Call("", call.txn_id, 0, self._model.deadlines[call.handler], {}, 0.0)
+        elif call.status == "done" and call.handler in self._model.ends:
+            self._late.pop(call.txn_id, None)
+        return bool(self._states)
+
+
 def linearizable(history: History, model: Model) -> Iterable[str]:
     """P3, P4 from the callers' side alone: per key, some order that keeps real time is what the model allows.
 
@@ -292,6 +363,9 @@ def _by_key(history: History, model: Model) -> dict[str, list[Call]]:
             chosen[ids] = _merged(present, call)
     by_key: dict[str, list[Call]] = defaultdict(list)
     silent = {done.txn_id for done in history.final if done.kind == "deadline" and done.body}
+    if not history.final:
+        ended = {call.txn_id for call in history.calls if call.status == "done" and call.handler in model.ends}
+        silent = {each.txn_id for each in openings.values() if each.handler in model.deadlines} - ended
     skipped: set[str] = set()
     for call in chosen.values():
         opening = call if call.readonly else openings.get(call.txn_id)
@@ -368,6 +442,7 @@ CHECKERS: dict[str, tuple[Check, str]] = {
 #: The same for those that need a model.
 MODEL_CHECKERS: dict[str, tuple[Callable[[History, Model], Iterable[str]], str]] = {
     "replayed": (replayed, "final"),
+    "ordered": (ordered, "calls"),
     "linearizable": (linearizable, "calls"),
     "audit": (audit, "final_state"),
 }

@@ -255,6 +255,13 @@ MUTANTS: tuple[Mutant, ...] = (
     _one("P2", "what is too old is run again", TRANSACTIONS, "if 0 < made_ms <= self.watermark_ms:", "if False:"),
     _one(
         "P2",
+        "a late repeat within a forgotten transaction is refused as if it had done nothing",
+        TRANSACTIONS,
+        "if 0 < made_ms <= self.watermark_ms:",
+        "if msg_no == 1 and 0 < made_ms <= self.watermark_ms:",
+    ),
+    _one(
+        "P2",
         "the duplicate filter is lost at promotion",
         COUNCIL,
         "            state.transactions.rearm()\n",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from replicator.errors import UsageError
 from replicator.service import Service
@@ -94,6 +94,9 @@ def _audit(caller: Caller) -> Script:
 
 class CellsModel:
     """What `Registers` must answer, cell by cell; a state is (value, ((transaction, sum), ...))."""
+
+    deadlines: ClassVar[Mapping[str, str]] = {"begin": "give_up"}
+    ends: ClassVar[frozenset[str]] = frozenset(("end",))
 
     def key(self, call: Call, opening: Call) -> str | None:
         """A cell; what dice throw cannot be foretold."""

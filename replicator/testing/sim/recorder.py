@@ -8,29 +8,22 @@ from typing import Any
 
 from replicator.core.effects import Execute
 from replicator.core.executor import Outcome
-from replicator.core.messages import LEVELS, Answer, Kind, Status, split_message
+from replicator.core.messages import Answer, Kind, Status, split_message
 from replicator.core.views import Member, View
-from replicator.errors import UsageError
-from replicator.testing.history import Adopted, Call, Done, History, Released
+from replicator.testing.calls import LEVEL_NAMES, CallBook
+from replicator.testing.history import Adopted, Call, Done, Released
 from replicator.testing.sim.timeline import Timeline
-from replicator.values import unpack, unpack_wire
-
-LEVEL_NAMES = {int(level): name for name, level in LEVELS.items()}
-#: Statuses whose outcome is remembered: a repeat must get the same.
-FINAL = (Status.DONE, Status.ABORTED, Status.FAILED)
 
 
-class Recorder:
+class Recorder(CallBook):
     """Writes down; decides nothing."""
 
     def __init__(self, timeline: Timeline) -> None:
+        super().__init__(lambda: timeline.now_ms)
         self.timeline = timeline
-        self.history = History()
         self.notes: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.lines: list[tuple[float, str, str, Mapping[str, object]]] = []
-        self.waiting: dict[int, Call] = {}
-        self.messages: dict[tuple[str, int], bytes] = {}  # what clients have sent, by (transaction, number)
         self.on_note: Callable[[str, str, Mapping[str, Any]], None] = lambda name, event, facts: None
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
 
@@ -95,40 +88,9 @@ class Recorder:
         )
         self.history.released.append(released)
 
-    def invoked(self, client: str, message: bytes, *, readonly: bool, stale: bool) -> Call:
-        """Take a call that begins."""
-        txn_id, msg_no, handler, arguments = split_message(message)
-        assert isinstance(arguments, dict)
-        call = Call(
-            client=client,
-            txn_id=txn_id.hex(),
-            msg_no=msg_no,
-            handler=str(handler),
-            arguments=arguments,
-            invoked_ms=self.timeline.now_ms,
-            readonly=readonly,
-            stale=stale,
-        )
-        self.history.calls.append(call)
-        if not readonly:
-            self.messages[call.txn_id, msg_no] = message
-        self.waiting[id(call)] = call
-        return call
-
     def answered(self, call: Call, answer: Answer) -> None:
         """Take the end of a call."""
-        self.waiting.pop(id(call), None)
-        status = Status(answer.status)
-        call.returned_ms = self.timeline.now_ms
-        call.status = status.name.lower()
-        call.view, call.seq, level, call.copies, call.mismatch = answer.facts
-        call.level = LEVEL_NAMES.get(level, "")
-        if status in FINAL:
-            call.body = answer.body
-            call.value = _value(status, answer.body)
-        elif status is Status.REFUSED:
-            call.value = unpack_wire(answer.body)["error"]
-            call.status = "too_late" if call.value == "TooLate" else call.status
+        super().answered(call, answer)
         self.timeline.trace(f"{call.client} got {call.status} {call.seq} {answer.body.hex()}")
 
     def transcript(self, last: int | None = None) -> str:
@@ -138,10 +100,3 @@ class Recorder:
             f"{at_ms:10.3f}  {who:<12} {event:<20} " + " ".join(f"{name}={value}" for name, value in facts.items())
             for at_ms, who, event, facts in lines
         )
-
-
-def _value(status: Status, body: bytes) -> Any:
-    try:
-        return unpack(body) if status is Status.DONE else list(unpack_wire(body))
-    except UsageError:
-        return None
