@@ -1,0 +1,116 @@
+"""The command `python3 run.py chaos`: rounds of faults on real processes, until the time is over.
+
+A round is a fresh deployment of three nodes under traffic that loses up to two of them by kill -9, with SIGSTOP, restarts of
+name server and distributor (which holds the arbiter), and cut links where the machine allows it. Its history goes to the same
+checkers as the simulator's. Ends at the first round that fails, and keeps its folder.
+
+    python3 run.py chaos --minutes 30 --seed 1
+    python3 run.py chaos --round 17 --service bank      one round again (processes are not deterministic: its plan is the same)
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+from replicator.errors import ReplicatorError
+from replicator.testing.workloads import KNOWN, find
+from tests.chaos.netns import why_not
+from tests.chaos.runner import Round, RoundReport
+from tests.chaos.schedule import draw
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Leave by way of every `with`: no process stays behind."""
+    raise Interrupted
+
+
+def play(seed: int, service: str, keep: Path | None) -> RoundReport:
+    """Play one round; on failure, or if asked to, keep its folder."""
+    folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
+    played = Round(draw(seed), service, find(service), folder)
+    report = RoundReport(seed, service, failures=["interrupted"])
+    try:
+        report = played.play()
+    finally:
+        if report.failures or keep is not None:
+            (folder / "history.json").write_text(played.book.history.to_json())
+            target = (keep or Path.cwd()) / f"chaos-{service}-{seed}"
+            if report.failures != ["interrupted"]:
+                shutil.copytree(folder, target, dirs_exist_ok=True)
+                print(f"kept: {target}")
+        shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="run.py chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--minutes", type=float, default=5.0, help="begin no round after this many minutes (default 5)")
+    made.add_argument("--seed", type=int, default=0, help="the first round's seed (default 0)")
+    made.add_argument("--round", type=int, help="play this round only")
+    made.add_argument(
+        "--service", default="prepaid,bank", help=f"in turn, of: {', '.join(KNOWN)} (default prepaid,bank)"
+    )
+    made.add_argument("--keep", type=Path, help="keep every round's logs and history in this folder")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run rounds; 0: nothing found, 1: something was, 2: wrong use, 130: interrupted."""
+    given = parser().parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
+    try:
+        services = given.service.split(",")
+        for service in services:
+            find(service)
+        reason = why_not()
+        print(f"links are not cut: {reason}" if reason else "links are cut with iptables", flush=True)
+        return rounds(given, services)
+    except Interrupted:
+        print("interrupted")
+        return 130
+    except ReplicatorError as error:
+        sys.stderr.write(f"chaos: {error}\n")
+        return 2
+
+
+def rounds(given: argparse.Namespace, services: list[str]) -> int:
+    """Play rounds until the time is over or one fails."""
+    end_s = time.monotonic() + given.minutes * 60
+    seed = given.seed if given.round is None else given.round
+    totals: Counter[str] = Counter()
+    while True:
+        service = services[seed % len(services)]
+        report = play(seed, service, given.keep)
+        print(report.line(), flush=True)
+        totals += Counter({"rounds": 1, "calls": report.calls, "acknowledged": report.acknowledged})
+        totals += Counter({"unknown": report.unknown, "repeated": report.repeated, **report.faults})
+        for failure in report.failures:
+            print(f"  {failure}")
+        if report.failures:
+            print(f"repeat it:  python3 run.py chaos --round {seed} --service {service}")
+            return 1
+        seed += 1
+        if given.round is not None or time.monotonic() >= end_s:
+            break
+    print(", ".join(f"{name} {count}" for name, count in totals.items()) + "; nothing lost, nothing doubled")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
