@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
-from examples.airline.service import Airline
+from examples.airline.service import PATIENCE_MS, Airline
 from replicator import transaction
 from replicator.testing.actors import Caller, Script
 from replicator.testing.history import Call, History
@@ -118,4 +118,4 @@ class AirlineModel:
         return wrong
 
 
-WORKLOAD = Workload(Airline, AirlineModel(), prepare, converse, audit)
+WORKLOAD = Workload(Airline, AirlineModel(), prepare, converse, audit, PATIENCE_MS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
-from examples.bank.service import Bank
+from examples.bank.service import PATIENCE_MS, Bank
 from replicator import transaction
 from replicator.testing.actors import Caller, Script
 from replicator.testing.history import Call, History
@@ -143,4 +143,4 @@ def _take(balances: dict[str, int], source: str, cents: int) -> list[Any]:
     return []
 
 
-WORKLOAD = Workload(Bank, BankModel(), prepare, converse, audit)
+WORKLOAD = Workload(Bank, BankModel(), prepare, converse, audit, PATIENCE_MS)

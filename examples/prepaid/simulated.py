@@ -169,4 +169,4 @@ class PrepaidModel:
         ]
 
 
-WORKLOAD = Workload(PrepaidCalls, PrepaidModel(), prepare, converse, audit)
+WORKLOAD = Workload(PrepaidCalls, PrepaidModel(), prepare, converse, audit, SILENCE_MS)

@@ -5,10 +5,11 @@ a virtual clock, with faults. `Deployment` (deployment.py): real processes. `His
 it was right; simulate.py plays thousands of seeds. Start with docs/testing.md.
 """
 
-from replicator.testing.checkers import CHECKERS, Model, Violation, check
+from replicator.testing.checkers import CHECKERS, Violation, check
 from replicator.testing.cluster import Cluster
 from replicator.testing.history import Call, History
 from replicator.testing.local import Local
+from replicator.testing.models import Model
 from replicator.testing.workloads import Workload
 
 __all__ = ["CHECKERS", "Call", "Cluster", "History", "Local", "Model", "Violation", "Workload", "check"]

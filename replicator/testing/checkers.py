@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
 
 from replicator.testing.history import Call, Done, History
-from replicator.testing.linearizability import is_linearizable, same_value
-from replicator.values import unpack, unpack_wire
+from replicator.testing.linearizability import same_value
+from replicator.testing.models import Model, audit, linearizable, name_of, ordered, replayed
 
-#: Of the keys of a history, so many may be given up by `linearizable` before that is a failure of its own.
-GAVE_UP_MAX = 0.01
 #: Violations told of one checker.
 TOLD_MAX = 5
 
@@ -32,31 +29,6 @@ class Violation:
         return f"{self.checker}: {self.text}"
 
 
-class Model(Protocol):
-    """A sequential model of a service, written independently of it.
-
-    `deadlines`: {handler that opens a transaction: handler of its deadline}; `ends`: handlers that end one when they are done.
-    `key`: which part of the state a call touches, *opening* being message 1 of its transaction; None: none that can be
-    foretold. `step`: what may follow: (next state, status, value), [] if the call cannot happen there. `audit`: what is wrong
-    in the end, such as money that is not conserved; [] if all is well.
-    """
-
-    deadlines: ClassVar[Mapping[str, str]]
-    ends: ClassVar[frozenset[str]]
-
-    def key(self, call: Call, opening: Call) -> str | None:
-        """Name the part of the state."""
-
-    def initial(self, key: str) -> Hashable:
-        """Return that part at the start."""
-
-    def step(self, state: Any, call: Call) -> list[tuple[Hashable, str, Any]]:
-        """Say what may follow."""
-
-    def audit(self, history: History) -> list[str]:
-        """Say what is wrong."""
-
-
 def lost(history: History) -> Iterable[str]:
     """P1: every acknowledged message is in the final log, at its place, with its outcome."""
     at = {done.seq: done for done in history.final}
@@ -65,9 +37,9 @@ def lost(history: History) -> Iterable[str]:
             continue
         done = at.get(call.seq)
         if done is None or (done.txn_id, done.msg_no) != (call.txn_id, call.msg_no):
-            yield f"{_name(call)} was acknowledged at seq {call.seq}, where the log has {_name(done) if done else 'nothing'}"
+            yield f"{name_of(call)} was acknowledged at seq {call.seq}, where the log has {name_of(done) if done else 'nothing'}"
         elif done.status != call.status or (call.body and done.body != call.body):
-            yield f"{_name(call)} was answered {call.status} {call.value!r}, the log has {done.status}"
+            yield f"{name_of(call)} was answered {call.status} {call.value!r}, the log has {done.status}"
     for reply in history.released:
         done = at.get(reply.seq)
         is_here = done is not None and (done.txn_id, done.msg_no) == (reply.txn_id, reply.msg_no)
@@ -82,11 +54,11 @@ def exactly_once(history: History) -> Iterable[str]:
         for done in log:
             ids = (done.txn_id, done.msg_no)
             if done.kind == "message" and seen.setdefault(ids, done.seq) != done.seq:
-                yield f"{_name(done)} was done at seq {seen[ids]} and at seq {done.seq} by {incarnation}"
+                yield f"{name_of(done)} was done at seq {seen[ids]} and at seq {done.seq} by {incarnation}"
     places: dict[tuple[str, int], int] = {}
     for call in history.calls:
         if call.is_acknowledged and places.setdefault((call.txn_id, call.msg_no), call.seq) != call.seq:
-            yield f"{_name(call)} has answers of seq {places[call.txn_id, call.msg_no]} and of seq {call.seq}"
+            yield f"{name_of(call)} has answers of seq {places[call.txn_id, call.msg_no]} and of seq {call.seq}"
 
 
 def same_reply(history: History) -> Iterable[str]:
@@ -98,7 +70,7 @@ def same_reply(history: History) -> Iterable[str]:
         other = first.setdefault((call.txn_id, call.msg_no), call)
         is_equal = other.body == call.body if other.body and call.body else same_value(other.value, call.value)
         if other.status != call.status or not is_equal:
-            yield f"{_name(call)} was answered {other.status} {other.value!r} and {call.status} {call.value!r}"
+            yield f"{name_of(call)} was answered {other.status} {other.value!r} and {call.status} {call.value!r}"
 
 
 def one_order(history: History) -> Iterable[str]:
@@ -114,7 +86,7 @@ def one_order(history: History) -> Iterable[str]:
     for done in history.done:
         ids = answered.get(done.seq)
         if ids is not None and ids != (done.txn_id, done.msg_no) and done.view >= final[done.seq].view:
-            yield f"seq {done.seq} is {_name(done)} on {done.node}, another message was acknowledged there"
+            yield f"seq {done.seq} is {name_of(done)} on {done.node}, another message was acknowledged there"
 
 
 def one_active(history: History) -> Iterable[str]:
@@ -168,7 +140,7 @@ def _grows(history: History, value: Callable[[Call], int], what: str, counts: Ca
     for call in finished:
         before = _highest_before(highest[call.client], call.invoked_ms)
         if value(call) < before:
-            yield f"{call.client} got {what} {value(call)} for {_name(call)}, having had {before} before it asked"
+            yield f"{call.client} got {what} {value(call)} for {name_of(call)}, having had {before} before it asked"
 
 
 def _highest_before(line: list[tuple[float, int]], at_ms: float) -> int:
@@ -193,7 +165,7 @@ def no_stale_answer(history: History) -> Iterable[str]:
         if call.is_final and call.readonly and not call.stale:
             before = _highest_before(line, call.invoked_ms)
             if call.seq < before:
-                yield f"{_name(call)} shows seq {call.seq}, asked for after seq {before} was acknowledged"
+                yield f"{name_of(call)} shows seq {call.seq}, asked for after seq {before} was acknowledged"
 
 
 def tsd_lifecycle(history: History) -> Iterable[str]:
@@ -212,9 +184,9 @@ def tsd_lifecycle(history: History) -> Iterable[str]:
                     ended.add(txn_id)
                 continue
             if txn_id in ended:
-                yield f"{_name(done)} after the end of its transaction, seq {done.seq} of {incarnation}"
+                yield f"{name_of(done)} after the end of its transaction, seq {done.seq} of {incarnation}"
             if done.msg_no != numbers.get(txn_id, 0) + 1:
-                yield f"{_name(done)} after message {numbers.get(txn_id, 0)}, seq {done.seq} of {incarnation}"
+                yield f"{name_of(done)} after message {numbers.get(txn_id, 0)}, seq {done.seq} of {incarnation}"
             numbers[txn_id] = done.msg_no
             if not done.is_open:
                 ended.add(txn_id)
@@ -233,7 +205,7 @@ def digests(history: History) -> Iterable[str]:
         ):
             continue
         if other.digest != done.digest:
-            yield f"after seq {done.seq} ({_name(done)}) {done.incarnation} differs from {other.incarnation}"
+            yield f"after seq {done.seq} ({name_of(done)}) {done.incarnation} differs from {other.incarnation}"
 
 
 def stale_reads_hold(history: History) -> Iterable[str]:
@@ -241,161 +213,7 @@ def stale_reads_hold(history: History) -> Iterable[str]:
     last = max((done.seq for done in history.final), default=0)
     for call in history.calls:
         if call.is_final and call.readonly and call.seq > last:
-            yield f"{_name(call)} shows seq {call.seq}, the log ends at {last}"
-
-
-def replayed(history: History, model: Model) -> Iterable[str]:
-    """Every answer is what the model says, in the order of the log; every deadline could come where it came."""
-    openings = {done.txn_id: _call_of(done) for done in history.final if done.kind == "message" and done.msg_no == 1}
-    states: dict[str, Any] = {}
-    for done in history.final:
-        call = _call_of(done)
-        opening = openings.get(done.txn_id)
-        key = model.key(call, opening) if opening is not None else None
-        if key is None or (done.kind == "deadline" and not done.body):
-            continue
-        state = states[key] if key in states else model.initial(key)
-        ways = [way for way in model.step(state, call) if way[1] == call.status and same_value(way[2], call.value)]
-        if not ways:
-            yield f"seq {done.seq}: {_name(done)} gave {call.status} {call.value!r}, the model does not from {state!r:.200}"
-            return
-        states[key] = ways[0][0]
-
-
-def ordered(history: History, model: Model) -> Iterable[str]:
-    """The same from the callers' side: in the order of the seqs that they were told, every answer is what the model says.
-
-    A seq that nobody was told of may be a deadline of a transaction that nobody has ended.
-    """
-    if history.final:
-        return
-    told = {call.seq for call in history.calls if call.is_acknowledged}
-    for key, calls in sorted(_told_by_key(history, model).items()):
-        ways = _Ways(model, key, told)
-        for call in calls:
-            if not ways.take(call):
-                yield f"{key}: {_name(call)} at seq {call.seq} gave {call.status} {call.value!r}; possible: {ways.last!r:.300}"
-                break
-
-
-def _told_by_key(history: History, model: Model) -> dict[str, list[Call]]:
-    """Return each key's answered calls in the order of their seqs, an id once, a query after what it shows."""
-    openings = {call.txn_id: call for call in history.calls if call.msg_no == 1 and not call.readonly}
-    seen: set[tuple[str, int]] = set()
-    by_key: dict[str, list[Call]] = defaultdict(list)
-    for call in sorted(history.calls, key=lambda each: (each.seq, each.readonly)):
-        ids = (call.txn_id, call.msg_no)
-        opening = call if call.readonly else openings.get(call.txn_id)
-        if not call.is_final or opening is None or (not call.readonly and ids in seen):
-            continue
-        if not call.readonly:
-            seen.add(ids)
-        key = model.key(call, opening)
-        if key is not None:
-            by_key[key].append(call)
-    return by_key
-
-
-class _Ways:
-    """The states that a key may be in, as far as its callers can tell."""
-
-    def __init__(self, model: Model, key: str, told: set[int]) -> None:
-        self._model = model
-        self._states: set[Any] = {model.initial(key)}
-        self._told = told
-        self._seq = 0
-        self._late: dict[str, Call] = {}  # open transaction -> its deadline
-        self.last: list[Any] = []
-
-    def take(self, call: Call) -> bool:
-        """Take the next call; False if no state allows it."""
-        step = self._model.step
-        untold = sum(seq not in self._told for seq in range(self._seq + 1, call.seq + 1))
-        self._seq = max(self._seq, call.seq)
-        for _ in range(min(untold, len(self._late))):
-            lates = self._late.values()
-            self._states |= {way[0] for state in self._states for late in lates for way in step(state, late)}
-        self.last = list(self._states)[:3]
-        self._states = {
-            state
-            for before in self._states
-            for state, status, value in step(before, call)
-            if status == call.status and same_value(value, call.value)
-        }
-        if call.status == "done" and call.handler in self._model.deadlines:
-            self._late[call.txn_id] = Call("", call.txn_id, 0, self._model.deadlines[call.handler], {}, 0.0)
-        elif call.status == "done" and call.handler in self._model.ends:
-            self._late.pop(call.txn_id, None)
-        return bool(self._states)
-
-
-def linearizable(history: History, model: Model) -> Iterable[str]:
-    """P3, P4 from the callers' side alone: per key, some order that keeps real time is what the model allows.
-
-    Keys whose transactions may have been ended by a deadline are left to `replayed`: no caller saw when that was.
-    """
-    by_key = _by_key(history, model)
-    gave_up = 0
-    for key, calls in sorted(by_key.items()):
-        verdict = is_linearizable(calls, model.initial(key), model.step)
-        if verdict is None:
-            gave_up += 1
-        elif not verdict:
-            yield f"the {len(calls)} calls on {key} have no order that the model allows"
-    if gave_up > GAVE_UP_MAX * len(by_key) and gave_up > 1:
-        yield f"gave up on {gave_up} of {len(by_key)} keys: fewer callers at once on a key, or fewer unknown outcomes"
-
-
-def _by_key(history: History, model: Model) -> dict[str, list[Call]]:
-    """Return each key's calls, an id once: the first with an outcome, else the first."""
-    openings: dict[str, Call] = {}
-    chosen: dict[tuple[str, int, int], Call] = {}
-    for number, call in enumerate(history.calls):
-        if call.msg_no == 1 and not call.readonly:
-            openings.setdefault(call.txn_id, call)
-        if call.stale or call.status == "refused":
-            continue
-        ids = (call.txn_id, call.msg_no, number if call.readonly else -1)
-        present = chosen.get(ids)
-        if present is None:
-            chosen[ids] = call
-        elif not present.is_final and call.is_final:  # known by a repeat: it happened some time since the first try
-            chosen[ids] = _merged(present, call)
-    by_key: dict[str, list[Call]] = defaultdict(list)
-    silent = {done.txn_id for done in history.final if done.kind == "deadline" and done.body}
-    if not history.final:
-        ended = {call.txn_id for call in history.calls if call.status == "done" and call.handler in model.ends}
-        silent = {each.txn_id for each in openings.values() if each.handler in model.deadlines} - ended
-    skipped: set[str] = set()
-    for call in chosen.values():
-        opening = call if call.readonly else openings.get(call.txn_id)
-        key = model.key(call, opening) if opening is not None else None
-        if key is None or (call.readonly and not call.is_final):
-            continue
-        by_key[key].append(call)
-        if call.txn_id in silent:
-            skipped.add(key)
-    return {key: calls for key, calls in by_key.items() if key not in skipped}
-
-
-def _merged(first: Call, known: Call) -> Call:
-    return Call(
-        first.client,
-        first.txn_id,
-        first.msg_no,
-        first.handler,
-        first.arguments,
-        first.invoked_ms,
-        returned_ms=known.returned_ms,
-        status=known.status,
-        value=known.value,
-        level=known.level,
-    )
-
-
-def audit(history: History, model: Model) -> Iterable[str]:
-    """The end state adds up: conservation of money, and whatever else the model knows."""
-    return model.audit(history)
+            yield f"{name_of(call)} shows seq {call.seq}, the log ends at {last}"
 
 
 def _logs(history: History) -> dict[str, list[Done]]:
@@ -403,19 +221,6 @@ def _logs(history: History) -> dict[str, list[Done]]:
     for done in history.done:
         logs[done.incarnation].append(done)
     return logs
-
-
-def _call_of(done: Done) -> Call:
-    value: Any = None
-    if done.body:
-        value = unpack(done.body) if done.status == "done" else list(unpack_wire(done.body))
-    return Call(
-        "", done.txn_id, done.msg_no, done.handler, done.arguments, 0.0, status=done.status, value=value, body=done.body
-    )
-
-
-def _name(row: Call | Done) -> str:
-    return f"{row.handler} {row.txn_id[-12:]}#{row.msg_no}"
 
 
 def witnessed(history: History) -> Iterable[str]:

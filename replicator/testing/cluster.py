@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from distributor.server import DistributorProcess
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
 from replicator.client import Connection
@@ -40,7 +39,7 @@ from replicator.node.links import PARTITION
 from replicator.service import Service
 from replicator.testing.checkers import Violation, check
 from replicator.testing.history import History
-from replicator.testing.sim.client import SimWay
+from replicator.testing.sim.client import CountedDistributor, SimWay
 from replicator.testing.sim.network import Network
 from replicator.testing.sim.node import Disk, SimNode
 from replicator.testing.sim.process import Process
@@ -76,7 +75,7 @@ class Cluster(Generic[S]):
         limits: LimitsConfig | None = None,
     ) -> None:
         names = "abcdefgh"[:nodes] if isinstance(nodes, int) else nodes
-        if not 1 <= len(names) <= 8:
+        if not 1 <= (nodes if isinstance(nodes, int) else len(nodes)) <= 8:
             raise UsageError(f"a cluster has 1 to 8 nodes, got {nodes!r}")
         self.service = service
         self.timeline = Timeline(seed)
@@ -91,6 +90,7 @@ class Cluster(Generic[S]):
         self.recorder.on_note = self.witness.on_note
         self.register = WatchedRegister({PARTITION: record.to_bytes()}, self.witness.on_change)
         self.disks = {name: Disk() for name in names}
+        self.doomed: dict[str, int] = {}  # processes yet to be started that die before this effect
         self._lives: dict[str, int] = {}
         self._client_count = 0
         self.start_arbiter()
@@ -109,6 +109,7 @@ class Cluster(Generic[S]):
         process = Process(self.timeline, name, self._lives[name])
         if former is not None:
             process.skew_ms = former.skew_ms
+        process.steps_left = self.doomed.pop(name, None)
         process.on_death = lambda: self._on_death(process)
         self.processes[name] = process
         return process, SimPlatform(self.network, self.book, process)
@@ -145,7 +146,8 @@ class Cluster(Generic[S]):
     def start_distributor(self, name: str) -> None:
         """Start a distributor's process. Its name in the phone book is its own."""
         process, platform = self._process(name)
-        distributor = DistributorProcess(self.config, with_arbiter=False, platform=platform)
+        distributor = CountedDistributor(self.config, with_arbiter=False, platform=platform)
+        distributor.before_effect = process.effect
         names = platform.names(process.loop, "", 0, refresh_ms=self.config.timing.name_refresh_ms, connect_ms=0)
         names.register(f"replicator.{self.config.database.name}.{name}", distributor.server.uri("replicator.client"))
 

@@ -11,7 +11,7 @@ from replicator.errors import UsageError
 from replicator.service import Service
 from replicator.testing.actors import Caller, Script
 from replicator.testing.history import Call, History
-from replicator.testing.registers import Registers
+from replicator.testing.registers import PATIENCE_MS, Registers
 
 #: What `--service` knows by a short name.
 KNOWN = {
@@ -25,13 +25,14 @@ KNOWN = {
 @dataclass(frozen=True, slots=True)
 class Workload:
     """*service* and its *model* (see `checkers.Model`); *prepare* fills the tables, *converse* is one conversation, *audit*
-    returns what becomes `history.final_state`."""
+    returns what becomes `history.final_state`; after *patience_ms* of silence its deadlines have ended every transaction."""
 
     service: type[Service[Any]]
     model: Any
     prepare: Callable[[Caller], Script]
     converse: Callable[[Caller], Script]
     audit: Callable[[Caller], Script]
+    patience_ms: int = PATIENCE_MS
 
 
 def find(name: str) -> Workload:

@@ -8,10 +8,12 @@ from typing import Any
 from distributor.driver import Driver
 from distributor.effects import Effect
 from distributor.routing import Routing
+from distributor.server import DistributorProcess
 from distributor.states import RoutingRules
 from replicator.config import Config
 from replicator.core.messages import Answer, split_message
 from replicator.errors import UsageError
+from replicator.node.gateway import Token
 from replicator.node.links import AddressBook
 from replicator.service import Service
 from replicator.testing.history import Call
@@ -19,7 +21,7 @@ from replicator.testing.sim.process import Process
 from replicator.testing.sim.recorder import Recorder
 from replicator.testing.sim.sockets import SimPlatform
 from replicator.transport import LinkLike
-from replicator.wire import FLAG_STALE, new_txn_id
+from replicator.wire import FLAG_STALE, Outgoing, new_txn_id
 
 CLIENT_ID = "replicator.client"
 #: As the real client's: only deadlines end the wait for a distributor process.
@@ -34,6 +36,20 @@ class CountedDriver(Driver):
     def _perform(self, effect: Effect) -> None:
         self.process.effect()
         super()._perform(effect)
+
+
+class CountedDistributor(DistributorProcess):
+    """A distributor process that can die before any answer."""
+
+    before_effect: Callable[[], None] = staticmethod(lambda: None)
+
+    def _complete(self, token: Any, answer: Answer) -> None:
+        self.before_effect()
+        super()._complete(token, answer)
+
+    def _admit(self, token: Token, outgoing: Outgoing) -> None:
+        self.before_effect()
+        super()._admit(token, outgoing)
 
 
 class SimLane:

@@ -34,6 +34,7 @@ class Process:
         self.lag_us = LAG_US
         self.steps_left: int | None = None  # dies before the effect after these
         self.steps = 0  # effects performed
+        self.has_met_its_end = False  # it died there
         self.on_death: Callable[[], None] = lambda: None
         self.random = timeline.stream(f"process {name} {life}")
         self.loop = SimLoop(self)
@@ -67,6 +68,7 @@ class Process:
     def effect(self) -> None:
         """Count an effect about to be performed. Raises Died at the one that is not to be."""
         if self.steps_left is not None and self.steps >= self.steps_left:
+            self.has_met_its_end = True
             raise Died
         self.steps += 1
 
