@@ -219,6 +219,8 @@ class Cluster(Generic[S]):
             state = self.replica(other).state if self.nodes[other].replica is not None else None
             if state is None or (state.role is Role.OUTSIDE and not self.replica(other).council.joining.because):
                 return f"node {other} is not in yet"
+            if other != name and state.role in (Role.ACTIVE, Role.OPENING):
+                return f"node {other} has not heard yet that it was replaced"
             if state.role is Role.BACKUP and (state.fifo.executed_seq, state.view) != (
                 active.fifo.executed_seq,
                 active.view,
