@@ -97,13 +97,16 @@ class Deployment:
         node_module: str = "replicator.cli",
         cli_module: str = "replicator.cli",
         distributor_module: str = "distributor.cli",
+        hosts: Mapping[str, str] | None = None,
+        prefixes: Mapping[str, Sequence[str]] | None = None,
         start_s: float = START_S,
     ) -> None:
         """Describe a deployment; `start` starts it.
 
         `service`: "module:Class", importable wherever this process imports from. `env` is added for all processes,
         `node_env` for single nodes (`{node: {variable: value}}`), as for fault points. `node_module` runs the nodes,
-        `cli_module` all other commands of `replicator`.
+        `cli_module` all other commands of `replicator`. `hosts`: where processes listen, "" for name server and distributor
+        (default: loopback for all); `prefixes`: commands that nodes are started by, such as `nsenter`.
         """
         self.folder = folder
         self.name = name
@@ -120,6 +123,8 @@ class Deployment:
         self._node_module = node_module
         self._cli_module = cli_module
         self._distributor_module = distributor_module
+        self._hosts = dict(hosts or {})
+        self._prefixes = {node: list(words) for node, words in (prefixes or {}).items()}
         self._start_s = start_s
         self._processes: dict[str, _Process] = {}
         self._lock = threading.RLock()
@@ -150,7 +155,7 @@ class Deployment:
 
     def start_name_server(self) -> None:
         """Start `pyro5-ns`; the second time on the port it had the first time."""
-        arguments = ("Pyro5.nameserver", "-n", "127.0.0.1", "-p", str(self.name_server_port), "-x")
+        arguments = ("Pyro5.nameserver", "-n", self._host(""), "-p", str(self.name_server_port), "-x")
         self._start(NAME_SERVER, arguments, {})
         self._wait("the name server to say its address", self._find_name_server, self._start_s, needs=(NAME_SERVER,))
 
@@ -162,6 +167,13 @@ class Deployment:
         """Start one node (again)."""
         arguments = (self._node_module, "node", str(self.config_path), "--name", node)
         self._start(node, arguments, self._node_env.get(node, {}))
+
+    def _host(self, name: str) -> str:
+        return self._hosts.get(name, "127.0.0.1")
+
+    def _listens(self, name: str) -> dict[str, object]:
+        """Where a process listens; elsewhere than on loopback it has to be told that this is meant."""
+        return {"host": self._host(name), "port": 0, **({"insecure": True} if name in self._hosts else {})}
 
     def _find_name_server(self) -> bool:
         found = _NAME_SERVER_URI.findall(self.log_text(NAME_SERVER))
@@ -182,10 +194,10 @@ class Deployment:
                     "on_no_backup": self._on_no_backup,
                 },
             ),
-            ("name_server", {"host": "127.0.0.1", "port": self.name_server_port}),
+            ("name_server", {"host": self._host(""), "port": self.name_server_port}),
             ("arbiter", {"url": "embedded:arbiter.sqlite"}),
-            ("distributor", {"host": "127.0.0.1", "port": 0}),
-            *((f"nodes.{node}", {"host": "127.0.0.1", "port": 0, "data": f"data-{node}"}) for node in self.nodes),
+            ("distributor", self._listens("")),
+            *((f"nodes.{node}", {**self._listens(node), "data": f"data-{node}"}) for node in self.nodes),
             ("timing", self._timing),
             ("limits", self._limits),
         ]
@@ -211,7 +223,7 @@ class Deployment:
             # An own session: Ctrl-C in the terminal reaches us alone, and we end them in order.
             # Should we be killed ourselves, the end of their standard input ends them.
             popen = subprocess.Popen(
-                [sys.executable, "-m", LIFELINE, *arguments],
+                [*self._prefixes.get(name, ()), sys.executable, "-m", LIFELINE, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -22,8 +22,8 @@ from types import FrameType
 
 from replicator.errors import ReplicatorError
 from replicator.testing.workloads import KNOWN, find
-from tests.chaos.netns import why_not
-from tests.chaos.runner import Round, RoundReport
+from tests.chaos.netns import Namespaces, enter_hub, why_not
+from tests.chaos.runner import NODES, Round, RoundReport
 from tests.chaos.schedule import draw
 
 
@@ -36,10 +36,10 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def play(seed: int, service: str, keep: Path | None) -> RoundReport:
+def play(seed: int, service: str, keep: Path | None, links: Namespaces | None) -> RoundReport:
     """Play one round; on failure, or if asked to, keep its folder."""
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
-    played = Round(draw(seed), service, find(service), folder)
+    played = Round(draw(seed), service, find(service), folder, links=links)
     report = RoundReport(seed, service, failures=["interrupted"])
     try:
         report = played.play()
@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--service", default="prepaid,bank", help=f"in turn, of: {', '.join(KNOWN)} (default prepaid,bank)"
     )
     made.add_argument("--keep", type=Path, help="keep every round's logs and history in this folder")
+    made.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return made
 
 
@@ -78,9 +79,14 @@ def main(arguments: list[str] | None = None) -> int:
         services = given.service.split(",")
         for service in services:
             find(service)
+        if given.inside:
+            with Namespaces(NODES) as links:
+                return rounds(given, services, links)
         reason = why_not()
-        print(f"links are not cut: {reason}" if reason else "links are cut with iptables", flush=True)
-        return rounds(given, services)
+        print(f"links are not cut: {reason}" if reason else "links are cut, in network namespaces", flush=True)
+        if not reason:
+            enter_hub(sys.argv[1:] if arguments is None else arguments)
+        return rounds(given, services, None)
     except Interrupted:
         print("interrupted")
         return 130
@@ -89,14 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def rounds(given: argparse.Namespace, services: list[str]) -> int:
+def rounds(given: argparse.Namespace, services: list[str], links: Namespaces | None) -> int:
     """Play rounds until the time is over or one fails."""
     end_s = time.monotonic() + given.minutes * 60
     seed = given.seed if given.round is None else given.round
     totals: Counter[str] = Counter()
     while True:
         service = services[seed % len(services)]
-        report = play(seed, service, given.keep)
+        report = play(seed, service, given.keep, links)
         print(report.line(), flush=True)
         totals += Counter({"rounds": 1, "calls": report.calls, "acknowledged": report.acknowledged})
         totals += Counter({"unknown": report.unknown, "repeated": report.repeated, **report.faults})

@@ -6,19 +6,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distributor.addresses import node_finders
-from replicator.config import load
 from replicator.core.messages import Status
 from replicator.testing.calls import CallBook
 from replicator.testing.checkers import check
 from replicator.testing.deployment import DISTRIBUTOR, NAME_SERVER, Deployment, DeploymentError, NodeStatus
 from replicator.testing.traffic import RealCaller, real_book
 from replicator.testing.workloads import Workload
-from tests.chaos.netns import cut_port, why_not
+from tests.chaos.netns import Namespaces
 from tests.chaos.schedule import Plan, Step
 
 NODES = ("a", "b", "c")
@@ -54,7 +51,9 @@ class RoundReport:
 class Round:
     """One round."""
 
-    def __init__(self, plan: Plan, name: str, workload: Workload, folder: Path) -> None:
+    def __init__(
+        self, plan: Plan, name: str, workload: Workload, folder: Path, *, links: Namespaces | None = None
+    ) -> None:
         self.plan = plan
         self.workload = workload
         self.book: CallBook = real_book()
@@ -67,6 +66,8 @@ class Round:
             nodes=NODES,
             ack=plan.ack,
             name="chaos",
+            hosts=links.hosts if links is not None else None,
+            prefixes=links.prefixes if links is not None else None,
             timing={
                 "heartbeat_ms": plan.heartbeat_ms,
                 "suspect_ms": plan.suspect_ms,
@@ -74,7 +75,7 @@ class Round:
             },
         )
         self._dead: set[str] = set()
-        self._stack = ExitStack()  # what ends by itself: stops, cuts
+        self._links = links
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._problems: list[str] = []
 
@@ -222,16 +223,18 @@ class Round:
         return True
 
     def _cut(self, step: Step, now_s: float) -> bool:
-        """Let nothing reach or leave a node's port: its peers and callers lose it, it still reaches them."""
-        if why_not() or self._ends:
-            return False
+        """Cut a node off from the other nodes: both ways, or what it sends, or what it is sent. Callers still reach it."""
+        links = self._links
         name = self._named(step.target, self.deployment.status())
-        address = node_finders(load(self.deployment.config_path))[name].address() if name else None
-        if address is None:
+        if links is None or not name or self._ends:
             return False
-        cut = self._stack.enter_context(ExitStack())
-        cut.enter_context(cut_port(address[1]))
-        self._ends.append((now_s + step.for_s, cut.close))
+        way = round(step.at_s * 100) % 4
+        for other in NODES:
+            if other != name and way != 1:
+                links.cut(name, other)
+            if other != name and way != 2:
+                links.cut(other, name)
+        self._ends.append((now_s + step.for_s, links.mend))
         return True
 
     # -- peace -------------------------------------------------------------------------------------------------------
