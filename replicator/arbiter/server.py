@@ -26,7 +26,7 @@ class RegisterLike(Protocol):
         """Compare-and-set; return what is stored now."""
 
 
-def arbiter_endpoints(register: RegisterLike) -> dict[str, Callable[..., None]]:
+def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dict[str, Callable[..., None]]:
     """Return the exposed methods of the register. A file that fails leaves the loop as StorageError: the process ends."""
 
     def on_read(request: Request, partition: object) -> None:
@@ -42,7 +42,8 @@ def arbiter_endpoints(register: RegisterLike) -> dict[str, Callable[..., None]]:
         except CorruptRecord as error:  # the proposer's, not the file's
             raise UsageError(str(error)) from error
         stored = register.propose(partition, base, record)
-        _log(base, View.from_bytes(stored), is_accepted=stored == record)
+        if not is_silent:
+            _log(base, View.from_bytes(stored), is_accepted=stored == record)
         request.reply(stored)
 
     return {"read": on_read, "propose": on_propose}

@@ -109,14 +109,15 @@ def test_a_failing_run_is_made_smaller_and_still_fails() -> None:
         small = shrink(options, workload, failing)
         assert len(small.kept) < len(options.faults)
         again = simulate(reduced(options, small.kept, is_calm=small.is_calm), workload)
-    assert again.checker == failing.checker
+    assert again.failures == small.report.failures
     assert f"--seed {seed}" in small.command("registers")
     assert "--kept" in small.command("registers")
 
 
 def hunt_seed(workload: object) -> int:
-    """The first seed that fails now."""
-    return next(seed for seed in range(100) if simulate(draw(seed), find("registers")).failures)
+    """The first seed of many faults that fails now."""
+    many = (seed for seed in range(100) if len(draw(seed).faults) >= 12)
+    return next(seed for seed in many if simulate(draw(seed), find("registers")).failures)
 
 
 def test_a_fault_reads_back() -> None:

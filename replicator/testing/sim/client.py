@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributor.driver import Driver
@@ -46,6 +46,9 @@ class CountedDistributor(DistributorProcess):
     def _complete(self, token: Any, answer: Answer) -> None:
         self.before_effect()
         super()._complete(token, answer)
+
+    def _note(self, event: str, facts: Mapping[str, object]) -> None:
+        self.counts[event] += 1  # a simulation does not log
 
     def _admit(self, token: Token, outgoing: Outgoing) -> None:
         self.before_effect()
