@@ -7,6 +7,7 @@ of every proposal that may still become the record, would be left.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class Nemesis:
         self.cluster = cluster
         self.clients = clients
         self.is_over = False
+        self.kinds: Counter[str] = Counter()
 
     def plan(self, faults: list[Fault]) -> None:
         """Put faults on the time line, counted from now."""
@@ -38,6 +40,7 @@ class Nemesis:
     def do(self, fault: Fault) -> None:
         """Do one fault now."""
         if not self.is_over:
+            self.kinds[fault.kind] += 1
             getattr(self, f"_{fault.kind}")(fault)
 
     def _later(self, fault: Fault, what: Callable[[], None]) -> None:

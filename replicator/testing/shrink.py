@@ -44,12 +44,12 @@ def reduced(options: Options, kept: list[int], *, is_calm: bool) -> Options:
     return replace(options, faults=faults, weather=weather, safety_ms=safety_ms)
 
 
-def shrink(options: Options, workload: Workload, failing: Report) -> Shrunk:
-    """Make a failing run smaller, in at most `TRIES_MAX` runs."""
+def shrink(options: Options, workload: Workload, failing: Report, *, tries_max: int = TRIES_MAX) -> Shrunk:
+    """Make a failing run smaller, in at most *tries_max* runs."""
     best = Shrunk(failing, list(range(len(options.faults))), False, 0)
 
     def fails(kept: list[int], *, is_calm: bool) -> bool:
-        if best.tries >= TRIES_MAX:
+        if best.tries >= tries_max:
             return False
         best.tries += 1
         report = simulate(reduced(options, kept, is_calm=is_calm), workload)

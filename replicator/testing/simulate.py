@@ -51,6 +51,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.seeds = self.calls = self.acknowledged = self.events = self.virtual_ms = 0
+        self.kinds: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.failed: list[Report] = []
@@ -63,6 +64,7 @@ class Totals:
         self.acknowledged += report.acknowledged
         self.events += report.events
         self.virtual_ms += report.virtual_ms
+        self.kinds += report.kinds
         self.faults += report.faults
         self.notes += report.notes
         if report.failures:
@@ -88,6 +90,7 @@ class Totals:
             (
                 self.line(),
                 f"{self.calls} calls, {self.events} events, {self.elapsed_s:.1f} s",
+                "kinds:  " + ", ".join(f"{name} {count}" for name, count in sorted(self.kinds.items())),
                 "faults: " + ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items())),
                 "notes:  " + ", ".join(f"{name} {count}" for name, count in sorted(self.notes.items())),
                 "notes never seen: " + (", ".join(missing) or "none"),

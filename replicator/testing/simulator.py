@@ -50,7 +50,8 @@ class Report:
     events: int = 0
     virtual_ms: int = 0
     fingerprint: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)  # of the list of faults, as they came up
+    faults: Counter[str] = field(default_factory=Counter)  # what was done to processes and messages
     notes: Counter[str] = field(default_factory=Counter)
     transcript: str = ""
 
@@ -96,6 +97,7 @@ class Run:
         report.virtual_ms = round(cluster.now_ms)
         report.fingerprint = cluster.timeline.fingerprint
         report.faults = recorder.faults + cluster.network.counts
+        report.kinds = self.nemesis.kinds
         report.notes = recorder.notes
         if report.failures:
             report.transcript = cluster.transcript()

@@ -106,7 +106,7 @@ def test_a_failing_run_is_made_smaller_and_still_fails() -> None:
         seed = hunt_seed(workload)
         options = draw(seed)
         failing = simulate(options, workload)
-        small = shrink(options, workload, failing)
+        small = shrink(options, workload, failing, tries_max=20)
         assert len(small.kept) < len(options.faults)
         again = simulate(reduced(options, small.kept, is_calm=small.is_calm), workload)
     assert again.failures == small.report.failures
