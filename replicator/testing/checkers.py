@@ -61,6 +61,18 @@ def exactly_once(history: History) -> Iterable[str]:
             yield f"{name_of(call)} has answers of seq {places[call.txn_id, call.msg_no]} and of seq {call.seq}"
 
 
+def nothing_taken(history: History) -> Iterable[str]:
+    """Refused, overloaded or unavailable says that nothing was accepted: then it is in no log."""
+    said: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for call in history.calls:
+        if not call.readonly:
+            said[call.txn_id, call.msg_no].add(call.status)
+    for done in history.final:
+        statuses = said.get((done.txn_id, done.msg_no))
+        if done.kind == "message" and statuses and statuses <= {"refused", "overloaded", "unavailable"}:
+            yield f"{name_of(done)} is in the log at seq {done.seq}, its caller was told {', '.join(sorted(statuses))}"
+
+
 def same_reply(history: History) -> Iterable[str]:
     """P2: every repeat gets the same outcome, byte for byte where bytes were seen."""
     first: dict[tuple[str, int], Call] = {}
@@ -234,6 +246,7 @@ CHECKERS: dict[str, tuple[Check, str]] = {
     "witnessed": (witnessed, "witnessed"),
     "lost": (lost, "final"),
     "exactly_once": (exactly_once, "calls"),
+    "nothing_taken": (nothing_taken, "final"),
     "same_reply": (same_reply, "calls"),
     "one_order": (one_order, "final"),
     "one_active": (one_active, "released"),

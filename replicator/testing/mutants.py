@@ -303,12 +303,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if not state.is_serving:\n            return\n        for _",
         "        if state.view is None:\n            return\n        for _",
     ),
-    _one(
+    Mutant(
         "P7",
         "different outcomes are not noticed, and random numbers are each node's own",
-        BACKUP,
-        "if outcome.digest != entry.digest:",
-        "if False:",
+        (
+            Edit(BACKUP, "if outcome.digest != entry.digest:", "if False:"),
+            Edit(EXECUTOR, "seed=entry.seed,", "seed=entry.seed + bool(entry.packed),"),
+        ),
     ),
     _one(
         "P5",

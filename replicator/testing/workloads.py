@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from replicator.client import transaction
 from replicator.errors import UsageError
 from replicator.service import Service
 from replicator.testing.actors import Caller, Script
@@ -72,8 +73,6 @@ def _converse(caller: Caller) -> Script:
 
 
 def _sum(caller: Caller, key: str) -> Script:
-    from replicator.client import transaction
-
     chance = caller.random
     with transaction(caller.client) as talk:
         yield from caller.say(talk.begin, key=key)

@@ -76,6 +76,10 @@ def answer_twice(history: History) -> None:
     call.value, call.body = 99, pack(99)
 
 
+def refuse(history: History) -> None:
+    call_of(history, "write").status = "refused"
+
+
 def swap(history: History) -> None:
     one = next(done for done in history.done if done.handler == "write")
     one.txn_id = "f" * 32
@@ -141,6 +145,7 @@ def release_what_is_lost(history: History) -> None:
         (lose, "lost"),
         (release_what_is_lost, "lost"),
         (double, "exactly_once"),
+        (refuse, "nothing_taken"),
         (answer_twice, "same_reply"),
         (swap, "one_order"),
         (be_two_actives, "one_active"),
