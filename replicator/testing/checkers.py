@@ -62,15 +62,20 @@ def exactly_once(history: History) -> Iterable[str]:
 
 
 def nothing_taken(history: History) -> Iterable[str]:
-    """Refused, overloaded or unavailable says that nothing was accepted: then it is in no log."""
+    """Refused, overloaded or unavailable says that nothing was accepted: then it is in no log, unless it was sent again."""
+    lasting = {(done.seq, done.txn_id, done.msg_no) for done in history.final if done.kind == "message"}
+    first: dict[tuple[str, int], Done] = {}
+    for done in history.done:
+        if (done.seq, done.txn_id, done.msg_no) in lasting:
+            first.setdefault((done.txn_id, done.msg_no), done)
     said: dict[tuple[str, int], set[str]] = defaultdict(set)
     for call in history.calls:
-        if not call.readonly:
-            said[call.txn_id, call.msg_no].add(call.status)
-    for done in history.final:
-        statuses = said.get((done.txn_id, done.msg_no))
-        if done.kind == "message" and statuses and statuses <= {"refused", "overloaded", "unavailable"}:
-            yield f"{name_of(done)} is in the log at seq {done.seq}, its caller was told {', '.join(sorted(statuses))}"
+        ids = (call.txn_id, call.msg_no)
+        if not call.readonly and ids in first and call.invoked_ms <= first[ids].at_ms:
+            said[ids].add(call.status)
+    for ids, statuses in said.items():
+        if statuses <= {"refused", "overloaded", "unavailable"}:
+            yield f"{name_of(first[ids])} was done at seq {first[ids].seq}, its caller was told {', '.join(sorted(statuses))}"
 
 
 def same_reply(history: History) -> Iterable[str]:
