@@ -57,7 +57,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "for member in self.required()[:1]:\n            peer = self._proved",
     ),
     _one("V1", "what was sent counts as held", ACTIVE, _MATCH, "peer.next_seq - 1)"),
-    _one("V1", "received counts as applied", ACTIVE, _MATCH, "peer.match_received)"),
     Mutant(
         "V1",
         "acks of any view count, and proofs outlive their view",
