@@ -90,6 +90,7 @@ class Cluster(Generic[S]):
         self.recorder.on_note = self.witness.on_note
         self.register = WatchedRegister({PARTITION: record.to_bytes()}, self.witness.on_change)
         self.disks = {name: Disk() for name in names}
+        self.network.repeating = {*names, "arbiter"}
         self.doomed: dict[str, int] = {}  # processes yet to be started that die before this effect
         self._lives: dict[str, int] = {}
         self._client_count = 0

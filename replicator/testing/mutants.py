@@ -110,7 +110,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "if not view.opened and (view.active is None",
         "if (view.active is None",
     ),
-    _one("V6", "a broken link counts as a dead node", COUNCIL, "        if refused:\n", "        if True:\n"),
     _one(
         "V6",
         "nobody takes over from a silent active",

@@ -43,6 +43,7 @@ class Network:
         self.weather = Weather()
         self.counts: Counter[str] = Counter()
         self.cuts: set[tuple[str, str]] = set()
+        self.repeating: set[str] = set()  # processes between which messages may come twice
         self.listeners: dict[Address, Listener] = {}
         self.connections: dict[int, Connection] = {}
         self._random = timeline.stream("network")
@@ -92,13 +93,17 @@ class Network:
             delay_us += self._random.randint(0, weather.tail_us)
         return delay_us
 
-    def fate(self) -> str:
-        """Draw what becomes of a message beside its delay."""
+    def fate(self, source: str, target: str) -> str:
+        """Draw what becomes of a message beside its delay.
+
+        Only what the nodes and the arbiter say to each other comes twice: a caller's message that comes again after it was
+        refused would make "nothing was accepted" untrue, and no connection does that. Callers repeat by themselves.
+        """
         weather = self.weather
         if weather.loss and self._random.random() < weather.loss:
             self.counts["lost"] += 1
             return "lost"
-        if weather.repeat and self._random.random() < weather.repeat:
+        if weather.repeat and self._random.random() < weather.repeat and {source, target} <= self.repeating:
             self.counts["repeated"] += 1
             return "repeated"
         return ""
@@ -221,7 +226,7 @@ class Pipe:
             return
         timeline = network.timeline
         delay_us = network.delay_us(self.source.name, self.target.name)
-        fate = "" if is_end else network.fate()
+        fate = "" if is_end else network.fate(self.source.name, self.target.name)
         if fate != "lost":
             self.last_us = max(self.last_us + 1, timeline.now_us + delay_us)
             timeline.at_us(self.last_us, lambda: self._arrive(item))
