@@ -37,6 +37,8 @@ class Caller:
     repeat_part: float = 0.0
     keys: tuple[str, ...] = ("k0",)
     think_ms: float = 20.0
+    nap_part: float = 0.0  # of the pauses, so many are long
+    nap_ms: float = 0.0
     is_over: Callable[[], bool] = lambda: False
     gone: list[str] = field(default_factory=list)
 
@@ -95,4 +97,6 @@ def caller_script(caller: Caller, conversation: Callable[[Caller], Script], unti
             yield from conversation(caller)
         except (Abandoned, TransactionError, ReplicatorError):
             caller.gone.append("")
+        if caller.nap_part and caller.random.random() < caller.nap_part:
+            yield caller.random.uniform(0.5, 1.5) * caller.nap_ms
         yield caller.random.expovariate(1 / caller.think_ms)

@@ -220,6 +220,8 @@ class Cluster(Generic[S]):
             state = self.replica(other).state if self.nodes[other].replica is not None else None
             if state is None or (state.role is Role.OUTSIDE and not self.replica(other).council.joining.because):
                 return f"node {other} is not in yet"
+            if self.replica(other).council.proposal is not None:
+                return f"what node {other} has proposed is not settled"
             if other != name and state.role in (Role.ACTIVE, Role.OPENING):
                 return f"node {other} has not heard yet that it was replaced"
             if state.role is Role.BACKUP and (state.fifo.executed_seq, state.view) != (

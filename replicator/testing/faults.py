@@ -24,6 +24,7 @@ KINDS = {
     "cut_one_way": 3,
     "isolate": 3,
     "zombie": 3,
+    "orphan": 2,
     "isolate_all": 1,
     "reset": 4,
     "slow": 2,
@@ -75,6 +76,7 @@ class Options:
     sticky: int = 0
     keys: int = 2
     think_ms: int = 20
+    nap_part: float = 0.0  # a caller that was silent for longer than a failover asks first what others have asked already
     read_part: float = 0.3
     stale_part: float = 0.1
     repeat_part: float = 0.1
@@ -96,7 +98,7 @@ class Options:
                 f"seed {self.seed}: {self.nodes} nodes, ack {self.ack}, alone: {self.on_no_backup}, {self.distributors} "
                 f"distributors, {self.safety_ms} ms with faults",
                 f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
-                f"{self.keys} keys, pause {self.think_ms} ms, reads {self.read_part}, stale {self.stale_part}, "
+                f"{self.keys} keys, pause {self.think_ms} ms, long pauses {self.nap_part}, reads {self.read_part}, stale {self.stale_part}, "
                 f"repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
                 f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
                 f"retain {timing.retain_ms}/{timing.retain_named_ms} ms; log {limits.log_entries_max} entries, batch "
@@ -138,6 +140,7 @@ def draw(seed: int) -> Options:
     )
     if options.on_no_backup == "stop":  # nobody could come back, and service would rightly stay stopped
         options.limits = replace(options.limits, log_entries_max=50_000)
+    options.nap_part = chance.choice((0.0, 0.0, 0.02, 0.1))
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
     return options
 

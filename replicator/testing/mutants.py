@@ -180,6 +180,7 @@ MUTANTS: tuple[Mutant, ...] = (
             _ANY_SENDER,
             Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
             Edit(BACKUP, "        if views != sorted(views):\n", "        if False:\n"),
+            Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
         ),
     ),
     _one(

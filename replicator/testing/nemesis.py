@@ -207,6 +207,23 @@ class Nemesis:
             suspect_ms = self.cluster.config.timing.suspect_ms
             self.cluster.timeline.after_us((3 * suspect_ms + fault.for_ms) * 1000, self.cluster.heal)
 
+    def _orphan(self, fault: Fault) -> None:
+        """One backup no longer hears the others, who then die: it is the one that must go on, without what they had begun."""
+        orphan = self.name("backup")
+        others = [name for name in self.cluster.living() if name != orphan]
+        if not orphan or not others:
+            return
+        for name in others:
+            self.cluster.partition(name, orphan, one_way=True)
+        self._later(Fault(0, "", "", "", min(fault.for_ms, 60), 0), lambda: self._end_orphan(orphan, others, fault))
+
+    def _end_orphan(self, orphan: str, others: list[str], fault: Fault) -> None:
+        for name in sorted(others, key=lambda name: self._role(name) is Role.ACTIVE):  # the active last
+            if self.may_die(name):
+                self.cluster.crash(name)
+        for name in others:
+            self._later(fault, lambda name=name: self._mend(name, orphan))  # type: ignore[misc]
+
     def _isolate_all(self, fault: Fault) -> None:
         self._isolate(fault, clients_too=True)
 

@@ -161,6 +161,8 @@ class Run:
             stale_part=0.0 if is_own else options.stale_part,
             keys=tuple(f"k{number}" for number in range(options.keys)),
             think_ms=options.think_ms * (1 if is_own else self._random.choice((1, 1, 1, 12))),
+            nap_part=options.nap_part,
+            nap_ms=3.0 * options.timing.suspect_ms,
             is_over=(lambda: False) if is_own else (lambda: self.is_over),
         )
 
