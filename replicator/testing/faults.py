@@ -76,7 +76,7 @@ class Options:
     sticky: int = 0
     keys: int = 2
     think_ms: int = 20
-    nap_part: float = 0.0  # a caller that was silent for longer than a failover asks first what others have asked already
+    nap_part: float = 0.0  # of the pauses, so many are longer than a failover
     read_part: float = 0.3
     stale_part: float = 0.1
     repeat_part: float = 0.1
@@ -98,8 +98,8 @@ class Options:
                 f"seed {self.seed}: {self.nodes} nodes, ack {self.ack}, alone: {self.on_no_backup}, {self.distributors} "
                 f"distributors, {self.safety_ms} ms with faults",
                 f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
-                f"{self.keys} keys, pause {self.think_ms} ms, long pauses {self.nap_part}, reads {self.read_part}, stale {self.stale_part}, "
-                f"repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
+                f"{self.keys} keys, pause {self.think_ms} ms, long {self.nap_part}, reads {self.read_part}, "
+                f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
                 f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
                 f"retain {timing.retain_ms}/{timing.retain_named_ms} ms; log {limits.log_entries_max} entries, batch "
                 f"{limits.batch_entries_max}, fifo {limits.fifo_entries_max}, open {limits.open_txns_max}",
