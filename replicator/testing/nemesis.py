@@ -219,7 +219,7 @@ class Nemesis:
 
     def _end_orphan(self, orphan: str, others: list[str], fault: Fault) -> None:
         for name in sorted(others, key=lambda name: self._role(name) is Role.ACTIVE):  # the active last
-            if self.may_die(name):
+            if not self.is_over and self.may_die(name):
                 self.cluster.crash(name)
         for name in others:
             self._later(fault, lambda name=name: self._mend(name, orphan))  # type: ignore[misc]
