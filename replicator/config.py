@@ -36,8 +36,10 @@ class DatabaseConfig:
 
     name: str = _key(dataclasses.MISSING, "names the logical database; part of every name in the name server")
     service: str = _key(dataclasses.MISSING, 'the service class, as "module:Class"')
-    ack: str = _key("applied", "a reply leaves when every in-sync node has: async (nothing), received, applied")
-    store: str = _key("memory", "where rows are kept; memory: nothing survives the process")
+    ack: str = _key(
+        "applied", "a reply leaves when every in-sync node has: async (nothing), received, applied, durable (on disk)"
+    )
+    store: str = _key("sqlite", "where rows are kept: sqlite, in the data folder; memory: nothing survives the process")
     on_no_backup: str = _key("continue", "without any backup: continue (replies say mismatch) or stop")
 
 
@@ -111,6 +113,16 @@ class LimitsConfig:
     remembered_replies_max: int = _key(1_000_000, "remembered replies (about 500 bytes each); above: Overloaded")
     deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
     connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")
+    clt_keys_max: int = _key(
+        500_000, "keys in the change list (about 200 bytes each); beyond: a return compares everything"
+    )
+    join_entries_max: int = _key(
+        1_000, "messages that a returning node may lack to be sent them; more: it gets changed rows"
+    )
+    catchup_rows_max: int = _key(
+        256, "rows in one chunk of a catch-up: what the loop packs in well under a millisecond"
+    )
+    catchup_bytes_per_s: int = _key(1_000_000_000, "bytes a second of a catch-up, so that live traffic is not held up")
     rows_max: int = _key(10_000_000, "rows in memory (at 280 bytes each, 2.8 GB); above: Overloaded")
 
 
@@ -228,12 +240,13 @@ def _check(config: Config) -> None:
     demand(
         database.ack in ("async", "received", "applied", "durable"),
         "database.ack",
-        f"must be async, received or applied, got {database.ack!r}",
+        f"must be async, received, applied or durable, got {database.ack!r}",
     )
     demand(
-        database.store == "memory", "database.store", f'must be "memory" (no other store yet), got {database.store!r}'
+        database.store in ("sqlite", "memory"), "database.store", f"must be sqlite or memory, got {database.store!r}"
     )
-    demand(database.ack != "durable", "database.ack", 'durable needs a store on disk; store = "memory" keeps nothing')
+    is_kept = database.store != "memory" or database.ack != "durable"
+    demand(is_kept, "database.ack", 'durable needs a store on disk; store = "memory" keeps nothing')
     demand(database.on_no_backup in ("continue", "stop"), "database.on_no_backup", "must be continue or stop")
     scheme, _, file = config.arbiter.url.partition(":")
     demand(scheme == "embedded" and bool(file), "arbiter.url", 'must be "embedded:FILE" (no other arbiter yet)')

@@ -63,8 +63,8 @@ class Rows:
         #: Rows changed since the digest was moved along: {key: (packed key, the row that the digest still has)}.
         self._unhashed: dict[Any, tuple[bytes, bytes | None]] = {}
 
-    def apply(self, key: Any, key_bytes: bytes, row: bytes | None) -> None:
-        """Put or delete one row. O(log rows) for a new or deleted key, else O(1).
+    def apply(self, key: Any, key_bytes: bytes, row: bytes | None) -> bool:
+        """Put or delete one row; return whether there was one. O(log rows) for a new or deleted key, else O(1).
 
         The digest follows later, so that a row changed many times in between is hashed once.
         """
@@ -80,6 +80,20 @@ class Rows:
             rows[key] = row
         elif old is not None:
             del rows[key]
+        return old is not None
+
+    def get(self, key_bytes: bytes) -> bytes | None:
+        """Return the packed row of a packed key, or None if there is none."""
+        row: bytes | None = self.rows.get(self.key_codec.decode(key_bytes))
+        return row
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Take *rows* (by packed key) in the place of all there were. O(rows log rows)."""
+        decode = self.key_codec.decode
+        self.rows = SortedDict({decode(key_bytes): row for key_bytes, row in rows.items()})
+        index = self.index
+        self._unhashed = {}
+        self._digest = sum([row_hash(index, key_bytes, row) for key_bytes, row in rows.items()]) & DIGEST_MASK
 
     @property
     def digest(self) -> int:
@@ -343,11 +357,10 @@ class Database(Generic[T]):
         """Make a workspace over the committed rows."""
         return Workspace(self.tables_class, self.tables)
 
-    def commit(self, changes: list[Change]) -> None:
-        """Apply a handler's changes. O(changes)."""
+    def commit(self, changes: list[Change]) -> list[bool]:
+        """Apply a handler's changes; return for each whether there was a row before. O(changes)."""
         tables = self.tables
-        for change in changes:
-            tables[change.table].apply(change.key, change.key_bytes, change.row)
+        return [tables[change.table].apply(change.key, change.key_bytes, change.row) for change in changes]
 
     @property
     def digest(self) -> int:

@@ -22,6 +22,8 @@ from replicator.core.messages import (
     Forward,
     ForwardAck,
     Frame,
+    Gather,
+    Gathered,
     Join,
     JoinAnswer,
     Level,
@@ -57,7 +59,7 @@ __all__ = [
 ]
 
 #: Raised when a frame changes shape; two versions never talk to each other.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 SUBMIT_VERSION = 1
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1
@@ -74,6 +76,8 @@ _KINDS: tuple[type[Any], ...] = (
     Ping,
     Pong,
     Refused,
+    Gather,
+    Gathered,
 )
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_NAMES = tuple(tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS)

@@ -22,6 +22,7 @@ LAYERS = (
     ("replicator.service",),
     ("replicator.core",),
     ("replicator.wire",),
+    ("replicator.store",),
     ("replicator.transport",),
     ("replicator.arbiter",),
     ("replicator.node",),

@@ -27,6 +27,7 @@ from replicator.core.messages import (
     Status,
     split_message,
 )
+from replicator.core.peers import Barrier, Peer
 from replicator.core.state import Role, State
 from replicator.core.transactions import Verdict
 from replicator.core.views import Member, View
@@ -44,65 +45,6 @@ DEADLINES_PER_TICK_MAX = 256
 RETRY_AFTER_MS = 20
 
 
-class Peer:
-    """Another node as the active sees it, in the present view."""
-
-    __slots__ = (
-        "acked_round",
-        "answered",
-        "asked_ms",
-        "heard_ms",
-        "is_adopted",
-        "is_joining",
-        "last_seq",
-        "last_view",
-        "match_applied",
-        "match_received",
-        "member",
-        "next_seq",
-        "outstanding",
-        "sent_ms",
-        "sent_round",
-    )
-
-    def __init__(self, member: Member, elapsed_ms: int, *, is_joining: bool) -> None:
-        self.member = member
-        self.is_joining = is_joining
-        self.answered = False  # it has told its position in this view
-        self.is_adopted = False  # its position was found in our FIFO: match_* are proof
-        self.last_view = 0
-        self.last_seq = 0
-        self.match_received = 0
-        self.match_applied = 0
-        self.next_seq = 1
-        self.outstanding = 0  # forwards sent and not acked
-        self.sent_round = 0
-        self.acked_round = 0
-        self.asked_ms = -1
-        self.sent_ms = elapsed_ms
-        self.heard_ms = elapsed_ms
-
-    def settle(self, received: int, applied: int) -> None:
-        """Take its position as proof."""
-        self.is_adopted = True
-        self.match_received = received
-        self.match_applied = applied
-        self.next_seq = received + 1
-
-
-class Barrier:
-    """A reply that waits for a round begun after its message came, and for what its read saw (V10)."""
-
-    __slots__ = ("body", "round", "seq", "status", "token")
-
-    def __init__(self, token: object, status: int, body: bytes, round_no: int, seq: int) -> None:
-        self.token = token
-        self.status = status
-        self.body = body
-        self.round = round_no
-        self.seq = seq
-
-
 LEVELS_BY_NUMBER = {int(level): level for level in Level}
 Waiter = tuple[int, int, int, object, int, bytes]  # seq, tie-break, level, token, status, body
 
@@ -118,7 +60,9 @@ class Active:
         self.begin_seq = 0  # last entry held when this view began: all that was released before is up to here
         self._is_round_due = False
         self._tokens: dict[int, tuple[object, Level]] = {}  # seq -> who waits for its execution
-        self._waiting: dict[Level, list[Waiter]] = {Level.RECEIVED: [], Level.APPLIED: []}
+        self._waiting: dict[Level, list[Waiter]] = {Level.RECEIVED: [], Level.APPLIED: [], Level.DURABLE: []}
+        #: Up to where each other member durably holds what changed, as far as proved (C1); absent members stay where they were.
+        self.floors: dict[str, int] = {}
         self._barriers: deque[Barrier] = deque()
         self._tie = 0
 
@@ -169,7 +113,7 @@ class Active:
         level = LEVELS_BY_NUMBER.get(asked)
         if level is None:
             raise UsageError(f"ack level {asked!r} is unknown")
-        if level is Level.DURABLE:
+        if level is Level.DURABLE and not self.state.rules.is_durable:
             raise UsageError("ack 'durable' needs a store on disk; this database has store = \"memory\"")
         return max(level, rules.ack)
 
@@ -296,12 +240,16 @@ class Active:
 
     def mark(self, level: Level) -> int:
         """Return the seq up to which every required node has acked *level* in this view. O(nodes)."""
-        mark = self.state.fifo.executed_seq
-        for member in self.required():
+        state = self.state
+        mark = state.fifo.executed_seq
+        required = self.required()
+        if state.rules.is_durable and (level is Level.DURABLE or not required):
+            mark = min(mark, state.written_seq)  # alone, replies wait for the own disk (V4)
+        for member in required:
             peer = self._proved(member)
             if peer is None:
                 return 0
-            mark = min(mark, peer.match_received if level is Level.RECEIVED else peer.match_applied)
+            mark = min(mark, peer.match(level))
         return mark
 
     def _proved(self, member: Member) -> Peer | None:
@@ -314,6 +262,7 @@ class Active:
         if self._is_round_due:
             self._is_round_due = False
             self.round += 1
+        self._raise_floor()
         for peer in list(self.peers.values()):
             if peer.is_joining and peer.next_seq - 1 < state.fifo.base_seq:
                 del self.peers[peer.member.name]
@@ -321,6 +270,15 @@ class Active:
             elif peer.is_adopted and peer.outstanding < FORWARDS_MAX and state.linked.get(peer.member.name):
                 self._forward(peer)
         self.release()
+
+    def _raise_floor(self) -> None:
+        """Forget the changes that every member, and the own disk, durably holds (C1)."""
+        state = self.state
+        floor = min(self.floors.values(), default=state.fifo.executed_seq)
+        if state.rules.is_durable:
+            floor = min(floor, state.written_seq)
+        if floor > state.changes.low:
+            state.changes.trim(floor)
 
     def _forward(self, peer: Peer) -> None:
         state = self.state
@@ -343,6 +301,8 @@ class Active:
         peer.sent_ms = state.elapsed_ms
         peer.outstanding += 1
         want = Level.APPLIED if self._waiting[Level.APPLIED] or peer.is_joining else Level.RECEIVED
+        if self._waiting[Level.DURABLE]:
+            want = Level.DURABLE
         frame = Forward(
             state.next_request(),
             state.view.number,
@@ -354,17 +314,19 @@ class Active:
             fifo.held_by_all,
             self.round,
             int(want),
+            state.changes.low,
         )
         state.send(peer.member.name, frame)
 
     def _is_empty_forward_due(self, peer: Peer) -> bool:
-        """A heartbeat, a barrier round, or a reply that waits for `applied` of what was acked as received only."""
+        """A heartbeat, a barrier round, or a reply that waits for more than what was acked as received only."""
         state = self.state
-        applied = self._waiting[Level.APPLIED]
+        applied, durable = self._waiting[Level.APPLIED], self._waiting[Level.DURABLE]
         return (
             peer.sent_round < self.round
             or state.elapsed_ms - peer.sent_ms >= state.rules.heartbeat_ms
             or bool(applied and peer.match_applied < applied[0][0])
+            or bool(durable and peer.match_durable < durable[0][0])
         )
 
     def on_forward_ack(self, ack: ForwardAck) -> str:
@@ -391,6 +353,9 @@ class Active:
             return ""
         peer.match_received = max(peer.match_received, ack.received)
         peer.match_applied = max(peer.match_applied, ack.applied)
+        peer.match_durable = max(peer.match_durable, ack.durable)
+        floors = self.floors
+        floors[ack.sender.name] = max(floors.get(ack.sender.name, 0), ack.durable)
         if peer.next_seq <= peer.match_received:
             self.on_silence(peer)
         return ""
@@ -443,6 +408,8 @@ class Active:
         """Begin a view as its active: nothing is proved yet (V1)."""
         state = self.state
         self.begin_seq = state.fifo.last_seq
+        low = state.changes.low
+        self.floors = {name: self.floors.get(name, low) for name in view.members if name != state.me.name}
         self.peers = {
             member.name: Peer(member, state.elapsed_ms, is_joining=False)
             for member in view.in_sync
@@ -459,6 +426,7 @@ class Active:
         self._tokens.clear()
         self._barriers.clear()
         self.peers = {}
+        self.floors = {}
         view = self.state.view
         facts = Facts(0 if view is None else view.number, 0, 0, 0, False)
         for token in tokens:

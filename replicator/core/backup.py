@@ -81,7 +81,7 @@ class Backup:
         problem = self._accept(frame)
         if problem:
             self._ack(frame, problem)
-        elif frame.want >= Level.APPLIED and state.fifo.executed_seq < state.fifo.last_seq:
+        elif self._is_short_of(frame):
             self._owed.append(frame)
             self._execute_received()
         else:
@@ -89,6 +89,7 @@ class Backup:
             self._execute_received()
         if not problem:
             self._raise_held_by_all(frame.held_by_all)
+            state.changes.trim(min(frame.floor, state.written_seq if state.rules.is_durable else frame.floor))
 
     def _accept(self, frame: Forward) -> str:
         """Append the new entries of a batch; return the problem ("" if none) and change nothing if there is one."""
@@ -151,10 +152,25 @@ class Backup:
             return
         state.commit(entry, outcome)
         entry.spec = entry.arguments = None
-        if state.fifo.executed_seq == state.fifo.last_seq:
-            for frame in self._owed:
+        if self._owed and not self._is_short_of(self._owed[0]):
+            self.ack_owed()
+
+    def _is_short_of(self, frame: Forward) -> bool:
+        """Whether some entry up to the frame's last is not yet executed, or not yet on the disk, as the frame wants it."""
+        state = self.state
+        last = frame.prev_seq + len(frame.entries)
+        if frame.want >= Level.DURABLE and state.rules.is_durable:
+            return state.written_seq < last
+        return frame.want >= Level.APPLIED and state.fifo.executed_seq < last
+
+    def ack_owed(self) -> None:
+        """Ack the forwards whose wanted level is reached."""
+        owed, self._owed = self._owed, []
+        for frame in owed:
+            if self._is_short_of(frame):
+                self._owed.append(frame)
+            else:
                 self._ack(frame, "")
-            self._owed.clear()
 
     def _ack(self, frame: Forward, problem: str) -> None:
         state = self.state
@@ -164,6 +180,7 @@ class Backup:
             state.me,
             state.fifo.last_seq,
             state.fifo.executed_seq,
+            state.written_seq if state.rules.is_durable else state.fifo.executed_seq,
             frame.round,
             problem,
         )

@@ -10,46 +10,53 @@ arbiter is repeated from the same base until a higher number is read (V5), and m
 
 from __future__ import annotations
 
-from replicator.core.active import Active, Peer
+from replicator.core.active import Active
 from replicator.core.backup import Backup
+from replicator.core.catchup import Source
 from replicator.core.effects import Connect, Execute, Propose, ReadView, WriteView
 from replicator.core.joining import Joining
+from replicator.core.keeping import Keeper
 from replicator.core.messages import (
     Adopt,
     Adopted,
     Entry,
     Fetch,
     ForwardAck,
-    Join,
     JoinAnswer,
     Ping,
     Pong,
     Refused,
     Tail,
 )
+from replicator.core.outside import Outside
+from replicator.core.peers import Peer
+from replicator.core.recovery import Recovery
 from replicator.core.state import Role, State
-from replicator.core.views import Member, View, formed, shrunk, taken_over
+from replicator.core.views import Member, View, made_safe, shrunk, taken_over
 from replicator.errors import CorruptRecord
 
 
 class Council:
     """What a node does about views."""
 
-    def __init__(self, state: State, active: Active, backup: Backup) -> None:
+    def __init__(self, state: State, active: Active, backup: Backup, keeper: Keeper) -> None:
         self.state = state
+        self.keeper = keeper
+        self.source = Source(state)
+        self.recovery = Recovery(state, keeper, self._on_caught_up)
         self.active = active
         self.backup = backup
         self.proposal: View | None = None
         self._proposed_ms = 0
         self._read_ms = -(10**9)
-        self._join_ms = -(10**9)
         self._ping_ms = -(10**9)
         self._looked_ms = 0
         self._kept_ms = 0
         self._reconnected_ms: dict[str, int] = {}
         self._fetched_ms = -(10**9)  # when a tail was asked for that has not come
         self._dead: Member | None = None  # an active that surely is gone
-        self.joining = Joining(state, active, backup, self.propose)
+        self.joining = Joining(state, active, backup, self.recovery, self.propose)
+        self.outside = Outside(state, backup, self.recovery, self.joining.restarting, self.propose, self.read)
 
     # -- the arbiter -------------------------------------------------------------------------------------------------
 
@@ -128,14 +135,16 @@ class Council:
         state.view = view
         state.highest_view = view.number
         self._fetched_ms = -(10**9)
-        self._join_ms = self.backup.fed_ms = -(10**9)
+        self.outside.join_ms = self.backup.fed_ms = -(10**9)
         self.backup.heard_ms = state.elapsed_ms
         is_active = view.active == state.me
         if before in (Role.ACTIVE, Role.OPENING) and not is_active:
             self.active.end()
+            self.source.forget()
             state.note("stepped_down", view=view.number, active=_name(view.active))
         for token in self.backup.end():
             self.active.answer_not_active(token)
+        self.recovery.on_view(view.active)
         if before is Role.DIVERGED:
             state.note("view_adopted", view=view.number, role=before.value)
             return
@@ -185,11 +194,16 @@ class Council:
             if state.elapsed_ms - self._read_ms >= state.rules.heartbeat_ms:
                 self.read()
         elif state.role is Role.OUTSIDE:
-            self._consider_outside(state.view)
+            self.outside.consider(state.view, self._dead)
         elif state.role is Role.BACKUP:
             self._consider_backup(state.view)
         else:
             self._consider_active(state.view)
+
+    def _on_caught_up(self) -> None:
+        """A catch-up is applied, and on the disk if there is one: what follows it is in the active's FIFO."""
+        self.outside.join_ms = -(10**9)
+        self.consider()
 
     def _keep_links(self) -> None:
         """While a proposal is unsettled, perhaps for long, service goes on as soon as the nodes reach each other again."""
@@ -202,32 +216,6 @@ class Council:
             if member != state.me and not state.linked.get(member.name):
                 state.effects.append(Connect(member.name))
         self._ask_peers()
-
-    def _consider_outside(self, view: View) -> None:
-        state = self.state
-        is_silent = state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms
-        if not view.opened and (view.active is None or self._dead == view.active or is_silent):
-            # No message was ever accepted: any node may form the database.
-            self.propose(formed(view, state.me), "forms the database, which no message has reached yet")
-            return
-        if state.elapsed_ms - self._join_ms < state.rules.heartbeat_ms:
-            return
-        if state.elapsed_ms - self.backup.fed_ms < 2 * state.rules.heartbeat_ms:
-            return  # the active is bringing us level
-        self._join_ms = state.elapsed_ms
-        if view.active is not None and view.active.name != state.me.name:
-            targets = [view.active.name]
-        else:  # the view names this node's former life: its backups must hear of the new one (V6)
-            targets = [member.name for member in view.in_sync if member.name != state.me.name]
-        for name in targets:
-            if state.linked.get(name):
-                fifo = state.fifo
-                join = Join(state.next_request(), state.me, state.fingerprint, fifo.last_view, fifo.last_seq)
-                state.send(name, join)
-            else:
-                state.effects.append(Connect(name))
-        if state.elapsed_ms - self._read_ms >= state.rules.suspect_ms:
-            self.read()
 
     def _consider_backup(self, view: View) -> None:
         state = self.state
@@ -262,6 +250,15 @@ class Council:
         self._ask_peers()
         self._open_if_level()
         self.joining.add_level_joiner()
+        self._make_safe(view)
+
+    def _make_safe(self, view: View) -> None:
+        """Alone, with everything ever released on the own disk: the next life may take this one's place (V4)."""
+        state = self.state
+        if state.role is not Role.ACTIVE or view.in_sync != (state.me,) or view.safe or not view.opened:
+            return
+        if state.rules.is_durable and state.written_seq >= self.active.begin_seq:
+            self.propose(made_safe(view, state.me), "its disk holds everything released")
 
     def _remove(self, member: Member, why: str) -> None:
         """Go on without a backup: first the arbiter must have recorded it (V3)."""
@@ -283,7 +280,7 @@ class Council:
         elif state.role is Role.BACKUP and state.view is not None and _name(state.view.active) == node:
             state.send(node, Ping(state.next_request(), state.me))
         elif state.role is Role.OUTSIDE:
-            self._join_ms = -(10**9)
+            self.outside.join_ms = -(10**9)
             self.consider()
 
     def on_link_lost(self, node: str, refused: bool) -> None:

@@ -14,6 +14,7 @@ durable. Time enters as `Tick` only.
     LinkLost       it is lost, or refused                   | Connect      try the link to a node now
     ViewChanged    the arbiter's record                     | Note         the core's only voice
     ArbiterLost    no answer from the arbiter: unknown (V5) | Halt         stop this node, with the reason
+    Written        a batch is on the disk                    | Write        store these rows durably, in one transaction
     TurnEnded      nothing more is ready: send what gathered |
 """
 
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicator.core.messages import Answer, Entry, Frame
+from replicator.core.persistence import Batch
 from replicator.core.views import View
 
 
@@ -121,6 +123,15 @@ class ArbiterLost:
     __slots__ = ()
 
 
+class Written:
+    """The `Write` up to `seq` is on the disk, fsynced."""
+
+    __slots__ = ("seq",)
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+
+
 class TurnEnded:
     """All that was ready has been given in: forward what has gathered."""
 
@@ -138,6 +149,7 @@ Input = (
     | LinkLost
     | ViewChanged
     | ArbiterLost
+    | Written
     | TurnEnded
 )
 
@@ -192,6 +204,13 @@ class WriteView:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """Store a batch; `Written` follows when it is durable. Effects after it do not wait; one is under way at a time."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """Ask the arbiter to put `view` in the place of the record numbered `base`."""
 
@@ -229,4 +248,4 @@ class Halt:
     reason: str
 
 
-Effect = Execute | ExecuteRead | Send | Reply | WriteView | Propose | ReadView | Connect | Note | Halt
+Effect = Execute | ExecuteRead | Send | Reply | WriteView | Write | Propose | ReadView | Connect | Note | Halt

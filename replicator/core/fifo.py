@@ -45,6 +45,13 @@ class Fifo:
         """Message bytes of all entries held."""
         return self._bytes_held
 
+    def restart(self, seq: int, view: int) -> None:
+        """Begin anew behind (*view*, *seq*), which is executed: after a restart or a catch-up no entry is held."""
+        self._entries = []
+        self._bytes_held = 0
+        self.base_seq = self.executed_seq = self.held_by_all = seq
+        self.base_view = view
+
     def append(self, entry: Entry) -> None:
         """Add the next entry."""
         assert entry.seq == self.last_seq + 1, f"{entry} does not follow {self.last_seq}"

@@ -1,28 +1,38 @@
 """Own how a node from outside comes in: by the FIFO, while the active still holds what follows its position (V12).
 
-The nodes of a new database meet in this way, a stopped backup returns in it, and a restarted one while the FIFO reaches
-back to seq 1. A position told by the joiner is only a guess where to begin; its acks in the present view are the proof.
+The nodes of a new database meet in this way, and a node that was away for a few messages returns in it; whoever lacks more, or
+holds what the active does not have, first catches up (catchup.py, recovery.py) and then joins behind S. A position told by
+the joiner is only a guess where to begin; its acks in the present view are the proof.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from replicator.core.active import Active, Peer
+from replicator.core.active import Active
 from replicator.core.backup import Backup
 from replicator.core.effects import Connect
 from replicator.core.messages import Join, JoinAnswer, Level
+from replicator.core.peers import Peer
+from replicator.core.persistence import Position
+from replicator.core.recovery import Recovery, catch_up_of
+from replicator.core.restarting import Restarting
 from replicator.core.state import Role, State
 from replicator.core.views import View, expanded
+from replicator.errors import CorruptRecord
 
 
 class Joining:
     """Both sides of a join."""
 
-    def __init__(self, state: State, active: Active, backup: Backup, propose: Callable[[View, str], None]) -> None:
+    def __init__(
+        self, state: State, active: Active, backup: Backup, recovery: Recovery, propose: Callable[[View, str], None]
+    ) -> None:
         self.state = state
         self.active = active
         self.backup = backup
+        self.recovery = recovery
+        self.restarting = Restarting(state, propose)
         self.propose = propose
         self._because = ""
 
@@ -31,8 +41,10 @@ class Joining:
         state = self.state
         if state.view is None:
             return
+        self.restarting.on_join(frame)
         problem = self._join_problem(frame)
-        if not problem:
+        catch_up, common = (0, 0) if problem else self._catch_up(frame)
+        if not problem and not catch_up:
             peer = self.active.peers.get(frame.sender.name)
             if peer is None or peer.member != frame.sender:
                 peer = Peer(frame.sender, state.elapsed_ms, is_joining=True)
@@ -47,7 +59,7 @@ class Joining:
             peer.heard_ms = state.elapsed_ms
             if not state.linked.get(frame.sender.name):
                 state.effects.append(Connect(frame.sender.name))
-        answer = JoinAnswer(frame.request, state.me, state.view.to_bytes(), problem)
+        answer = JoinAnswer(frame.request, state.me, state.view.to_bytes(), problem, catch_up, common)
         state.send(frame.sender.name, answer)
 
     def _join_problem(self, frame: Join) -> str:
@@ -62,17 +74,33 @@ class Joining:
         present = state.view.member(frame.sender.name)
         if present is not None:
             return "already in sync" if present == frame.sender else "its former life is still in the view"
-        if frame.last_seq < state.fifo.base_seq:
-            return f"the active no longer holds what follows its seq {frame.last_seq}; it needs a catch-up"
-        if state.fifo.view_at(frame.last_seq) != frame.last_view:
-            return f"it holds entry {frame.last_seq} of view {frame.last_view}, which the active does not have"
+        try:
+            Position.from_bytes(frame.position)
+        except CorruptRecord as error:
+            return str(error)
         return ""
+
+    def _catch_up(self, frame: Join) -> tuple[int, int]:
+        """Say whether the joiner must catch up first, and from where: (0, 0) if the FIFO brings it level."""
+        state = self.state
+        fifo = state.fifo
+        is_known = frame.last_seq >= fifo.base_seq and fifo.view_at(frame.last_seq) == frame.last_view
+        is_near = fifo.last_seq - frame.last_seq <= state.rules.join_entries_max
+        if is_known and is_near and not frame.whole:
+            return 0, 0
+        if self.active.peers.get(frame.sender.name) is not None:
+            del self.active.peers[frame.sender.name]
+        return catch_up_of(state, Position.from_bytes(frame.position), is_whole_wanted=bool(frame.whole))
 
     def on_join_answer(self, frame: JoinAnswer) -> None:
         """Learn the view; say once why joining is not possible."""
         state = self.state
         if state.view is not None and frame.sender == state.view.active:
             self.backup.heard_ms = state.elapsed_ms
+        if frame.catch_up and state.role is Role.OUTSIDE and not self.recovery.keeper.is_writing:
+            self._because = "catching up"
+            self.recovery.begin(frame)
+            return
         if frame.problem != self._because:
             self._because = frame.problem
             if frame.problem not in ("", "not active"):

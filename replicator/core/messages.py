@@ -204,7 +204,8 @@ class Forward:
     """Entries for a backup, after the entry (prev_view, prev_seq) (V8). Empty: a heartbeat or a barrier round.
 
     `held_by_all`: every in-sync node holds entries up to here. `round`: echoed by the ack, proves it was made
-    afterwards (V10). `want`: the level at which the ack must come.
+    afterwards (V10). `want`: the level at which the ack must come. `floor`: every member holds what changed up to here
+    durably, so change lists may begin behind it (C1).
     """
 
     request: int
@@ -217,17 +218,22 @@ class Forward:
     held_by_all: int
     round: int
     want: int
+    floor: int
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardAck:
-    """What a backup holds and has applied in this view. `problem`: "", "gap", "conflict", "diverged", "unknown view"."""
+    """What a backup holds, has applied, and has on its disk, in this view.
+
+    `problem`: "", "gap", "conflict", "garbage", "diverged", "unknown view".
+    """
 
     request: int
     view: int
     sender: Member
     received: int
     applied: int
+    durable: int
     round: int
     problem: str
 
@@ -278,22 +284,67 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A node outside asks the active to be brought level from its position."""
+    """A node outside says where it stands, and asks the active to be brought level ("recovery completion").
+
+    `position`: its packed position with history. `is_restored`: 1 if it holds the rows of a former life. `whole`: 1 if what it
+    holds is of no use, and everything must be compared.
+    """
 
     request: int
     sender: Member
     fingerprint: bytes
     last_view: int
     last_seq: int
+    position: bytes
+    is_restored: int
+    whole: int
 
 
 @dataclass(frozen=True, slots=True)
 class JoinAnswer:
-    """Accepted if `problem` is empty; `record` is the packed view the answerer knows."""
+    """Accepted if `problem` is empty; `record` is the packed view the answerer knows.
+
+    `catch_up`: 0 no, the FIFO reaches back; 1 from the seq `common` on; 2 everything.
+    """
 
     request: int
     sender: Member
     record: bytes
+    problem: str
+    catch_up: int
+    common: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """A returning node asks for chunk *number* (from 1) of its catch-up beyond `common`, or of everything (`whole`).
+
+    `keys`: packed keys that it changed itself beyond the common point, a part at a time; `is_last`: there are no more.
+    """
+
+    request: int
+    view: int
+    sender: Member
+    session: int
+    number: int
+    common: int
+    whole: int
+    keys: bytes
+    is_last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """One chunk: packed present rows. `position`: empty, or with the last chunk the position at S; `left`: a guess."""
+
+    request: int
+    view: int
+    sender: Member
+    session: int
+    number: int
+    rows: bytes
+    position: bytes
+    left: int
     problem: str
 
 
@@ -322,5 +373,19 @@ class Refused:
     record: bytes
 
 
-Frame = Forward | ForwardAck | Adopt | Adopted | Fetch | Tail | Join | JoinAnswer | Ping | Pong | Refused
-ANSWERS = (ForwardAck, Adopted, Tail, JoinAnswer, Pong, Refused)
+Frame = (
+    Forward
+    | ForwardAck
+    | Adopt
+    | Adopted
+    | Fetch
+    | Tail
+    | Join
+    | JoinAnswer
+    | Gather
+    | Gathered
+    | Ping
+    | Pong
+    | Refused
+)
+ANSWERS = (ForwardAck, Adopted, Tail, JoinAnswer, Gathered, Pong, Refused)

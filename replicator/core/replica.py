@@ -29,14 +29,18 @@ from replicator.core.effects import (
     Tick,
     TurnEnded,
     ViewChanged,
+    Written,
 )
 from replicator.core.executor import Outcome
+from replicator.core.keeping import Keeper
 from replicator.core.messages import (
     Adopt,
     Adopted,
     Fetch,
     Forward,
     ForwardAck,
+    Gather,
+    Gathered,
     Join,
     JoinAnswer,
     Ping,
@@ -44,6 +48,7 @@ from replicator.core.messages import (
     Refused,
     Tail,
 )
+from replicator.core.persistence import Restored
 from replicator.core.state import Role, Rules, State
 from replicator.core.views import Member
 from replicator.service import Service
@@ -59,7 +64,8 @@ class Replica:
         self.state = State(service, me, database_id, rules, seed)
         self.active = Active(self.state)
         self.backup = Backup(self.state)
-        self.council = Council(self.state, self.active, self.backup)
+        self.keeper = Keeper(self.state)
+        self.council = Council(self.state, self.active, self.backup, self.keeper)
         council, backup = self.council, self.backup
         self._inputs: dict[type, Callable[[Any], None]] = {
             Started: self._on_started,
@@ -72,6 +78,7 @@ class Replica:
             LinkLost: self._on_link_lost,
             ViewChanged: lambda changed: council.on_view_changed(changed.view, changed.asked),
             ArbiterLost: lambda lost: None,  # still unsettled: `consider` repeats it (V5)
+            Written: self._on_written,
             TurnEnded: self._on_turn_ended,
         }
         self._frames: dict[type, Callable[[Any], None]] = {
@@ -83,10 +90,16 @@ class Replica:
             Tail: council.on_tail,
             Join: council.joining.on_join,
             JoinAnswer: council.on_join_answer,
+            Gather: council.source.on_gather,
+            Gathered: council.recovery.on_gathered,
             Ping: council.on_ping,
             Pong: council.on_pong,
             Refused: council.on_refused,
         }
+
+    def restore(self, restored: Restored) -> None:
+        """Take up what the store held, before `Started`. O(rows log rows). Raises CorruptRecord."""
+        self.keeper.restore(restored)
 
     def step(self, given: Input) -> list[Effect]:
         """Take one input, return the effects to perform in order. A halted replica does nothing more."""
@@ -168,7 +181,14 @@ class Replica:
         self.state.linked[lost.node] = False
         self.council.on_link_lost(lost.node, lost.refused)
 
+    def _on_written(self, written: Written) -> None:
+        self.keeper.on_written(written)
+        if self.state.role is Role.BACKUP:
+            self.backup.ack_owed()
+        self.council.recovery.finish()
+
     def _on_turn_ended(self, turn: TurnEnded) -> None:
+        self.keeper.pump()
         if self.state.role in (Role.ACTIVE, Role.OPENING):
             self.active.pump()
         elif self.state.role is Role.BACKUP:
@@ -198,6 +218,10 @@ class Replica:
             "remembered": state.transactions.remembered_count,
             "rows": state.database.row_count,
             "digest": f"{state.digest:016x}",
+            "written": state.written_seq,
+            "changes": len(state.changes),
+            "changes_from": state.changes.low,
+            "safe": view is not None and view.safe,
             "because": self.council.joining.because if state.role is Role.OUTSIDE else "",
         }
 
@@ -207,6 +231,7 @@ class Replica:
         state.database.check()
         state.transactions.check()
         state.fifo.check()
+        state.changes.check()
         if state.role in (Role.ACTIVE, Role.OPENING):
             assert state.view is not None
             assert state.view.active == state.me

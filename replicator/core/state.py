@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from replicator.core.changes import TRANSACTIONS, ChangeList, Op
 from replicator.core.effects import Effect, Halt, Note, Send
 from replicator.core.executor import Executor, Outcome
 from replicator.core.fifo import Fifo
 from replicator.core.messages import Entry, Frame, Level
+from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
 from replicator.service import Service
-from replicator.tables import DIGEST_MASK, Database, Tables
+from replicator.tables import DIGEST_MASK, Change, Database, Tables
+
+#: Views of the entries held that a node remembers.
+HISTORY_VIEWS_MAX = 128
 
 
 class Role(Enum):
@@ -55,6 +60,11 @@ class Rules:
     remembered_replies_max: int = 1_000_000
     deadline_ms_max: int = 86_400_000
     rows_max: int = 10_000_000
+    clt_keys_max: int = 500_000
+    join_entries_max: int = 1_000
+    catchup_rows_max: int = 256
+    catchup_bytes_per_s: int = 1_000_000_000
+    is_durable: bool = False  # the store outlives the process
 
     def replicated(self) -> tuple[object, ...]:
         """Return the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
@@ -79,6 +89,10 @@ class State:
             service, self.database, tsd_bytes_max=rules.tsd_bytes_max, deadline_ms_max=rules.deadline_ms_max
         )
         self.fifo = Fifo()
+        self.changes = ChangeList(rules.clt_keys_max)
+        self.history: list[History] = []
+        self.written_seq = 0  # what the own disk holds
+        self.is_restored = False  # this life began with the rows of a former one
         self.random = random.Random(seed)
         #: The time that the next control header would carry: the wall clock, but it never stands still or runs back. After
         #: a jump, or a change of active, to an earlier time it goes on from the latest header, so that deadlines pass.
@@ -119,13 +133,43 @@ class State:
         """Make an outcome part of the state: rows, transaction, remembered reply, header time. O(changes)."""
         assert entry.seq == self.fifo.executed_seq + 1, f"{entry} executed after {self.fifo.executed_seq}"
         if outcome.changes:
-            self.database.commit(outcome.changes)
-        self.transactions.record(entry, outcome.status, outcome.body, outcome.state)
+            self._commit_rows(outcome.changes, entry.seq)
+        is_known = self.transactions.record(entry, outcome.status, outcome.body, outcome.state)
+        if is_known is not None:
+            record = self.changes.record
+            record(TRANSACTIONS, entry.txn_id, Op.UPDATE if is_known else Op.INSERT, entry.seq)
+            for txn_id in self.transactions.pruned:
+                record(TRANSACTIONS, txn_id, Op.DELETE, entry.seq)
+        if not self.history or entry.view > self.history[-1].view:
+            self.history.append(History(entry.view, entry.seq))
+            del self.history[:-HISTORY_VIEWS_MAX]  # who shares none of them compares everything
         self.fifo.executed_seq = entry.seq
         self.header_ms = max(self.header_ms, entry.time_ms)
         self.clock_ms = max(self.clock_ms, entry.time_ms)
         if outcome.failure is not None:
             self.note("handler_failed", seq=entry.seq, txn=entry.txn_id.hex(), failure=outcome.failure)
+
+    def _commit_rows(self, changes: list[Change], seq: int) -> None:
+        """Put the rows and list them as changed (Fig. 3: the operation first, then its entry)."""
+        record = self.changes.record
+        for change, is_known in zip(changes, self.database.commit(changes), strict=True):
+            op = Op.DELETE if change.row is None else Op.UPDATE if is_known else Op.INSERT
+            record(change.table, change.key_bytes, op, seq)
+
+    def row(self, table: int, key_bytes: bytes) -> bytes | None:
+        """Return the present packed row of a listed key; None if it is gone."""
+        if table == TRANSACTIONS:
+            return self.transactions.get(key_bytes)
+        return self.database.tables[table].get(key_bytes)
+
+    def position(self) -> Position:
+        """Say where the executed state stands. O(rows changed since the digest was last asked for)."""
+        seq = self.fifo.executed_seq
+        view = self.fifo.view_at(seq)
+        assert view is not None
+        low = min(self.changes.low, seq)
+        watermark_ms = self.transactions.watermark_ms
+        return Position(seq, view, self.header_ms, watermark_ms, self.digest, low, tuple(self.history))
 
     @property
     def digest(self) -> int:

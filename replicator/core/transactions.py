@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 from replicator.context import Expectation
 from replicator.core.messages import NAMED_PREFIX, Entry, Kind, created_ms
+from replicator.core.persistence import checked, unchecked
 from replicator.errors import (
     BadArguments,
+    CorruptRecord,
     MessageGap,
     ReplicatorError,
     StaleMessage,
@@ -26,8 +28,10 @@ from replicator.errors import (
     TransactionFinished,
     UnexpectedMessage,
     UnknownTransaction,
+    UsageError,
 )
 from replicator.tables import DIGEST_MASK
+from replicator.values import pack_wire, unpack_wire
 
 
 class Transaction:
@@ -67,6 +71,50 @@ class Transaction:
         """Whether more messages may come."""
         return self.expectation is not None
 
+    def to_bytes(self) -> bytes:
+        """Pack for a store or another node."""
+        expected = self.expectation
+        return checked(
+            pack_wire(
+                [
+                    self.msg_no,
+                    self.seq,
+                    self.status,
+                    self.body,
+                    self.checksum,
+                    self.tsd,
+                    None if expected is None else [expected.messages, expected.within_ms, expected.otherwise],
+                    self.expect_no,
+                    self.deadline_ms,
+                    self.ended_ms,
+                    self.hash,
+                ]
+            )
+        )
+
+    @staticmethod
+    def from_bytes(txn_id: bytes, packed: bytes) -> Transaction:
+        """Unpack. Raises CorruptRecord if *packed* is not a transaction."""
+        transaction = Transaction(txn_id)
+        try:
+            (
+                transaction.msg_no,
+                transaction.seq,
+                transaction.status,
+                transaction.body,
+                transaction.checksum,
+                transaction.tsd,
+                expected,
+                transaction.expect_no,
+                transaction.deadline_ms,
+                transaction.ended_ms,
+                transaction.hash,
+            ) = unpack_wire(unchecked(packed))
+            transaction.expectation = None if expected is None else Expectation(*expected)
+        except (UsageError, ValueError, TypeError) as error:
+            raise CorruptRecord(f"not a transaction: {error}") from error
+        return transaction
+
 
 class Verdict(Enum):
     """What the duplicate filter says of a message that is not refused."""
@@ -95,6 +143,7 @@ class Transactions:
         self.named: dict[bytes, Transaction] = {}
         self.watermark_ms = 0
         self.digest = 0
+        self.pruned: list[bytes] = []  # forgotten by the last `record`
         self._deadlines: list[tuple[int, bytes, int]] = []
         self._prune_ms = 0  # before this header time there is nothing to prune
 
@@ -148,12 +197,17 @@ class Transactions:
             )
         return Verdict.NEW
 
-    def record(self, entry: Entry, status: int, body: bytes, outcome: OutcomeState) -> None:
-        """Remember an entry's outcome: the only way this state changes. O(1) amortised."""
+    def record(self, entry: Entry, status: int, body: bytes, outcome: OutcomeState) -> bool | None:
+        """Remember an entry's outcome: the only way this state changes, but for `put`. O(1) amortised.
+
+        Returns whether the transaction was known before; None if nothing changed. `pruned` then lists what was forgotten.
+        """
         txn_id = entry.txn_id
+        self.pruned = []
         if entry.kind == Kind.DEADLINE and not self.is_waiting(txn_id, entry.msg_no):
-            return  # the expectation was over before its deadline came to its turn
-        transaction = self.open.pop(txn_id, None) or Transaction(txn_id)
+            return None  # the expectation was over before its deadline came to its turn
+        known = self.open.pop(txn_id, None)
+        transaction = known or Transaction(txn_id)
         self.digest -= transaction.hash
         if entry.kind == Kind.MESSAGE:
             transaction.msg_no = entry.msg_no
@@ -171,6 +225,7 @@ class Transactions:
             self._finish(transaction, entry.time_ms)
         if entry.time_ms > self._prune_ms:
             self._prune(entry.time_ms)
+        return known is not None
 
     def _set_expectation(self, transaction: Transaction, entry: Entry, outcome: OutcomeState) -> None:
         transaction.expectation = outcome.expectation
@@ -194,6 +249,7 @@ class Transactions:
                     due_ms = min(due_ms, oldest.ended_ms + retain_ms)
                     break
                 del kept[oldest.txn_id]
+                self.pruned.append(oldest.txn_id)
                 self.digest = (self.digest - oldest.hash) & DIGEST_MASK
                 self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
         self._prune_ms = due_ms
@@ -222,6 +278,44 @@ class Transactions:
         """Rebuild the deadlines from the open transactions: for a node that becomes active. O(open)."""
         self._deadlines = [(each.deadline_ms, each.txn_id, each.expect_no) for each in self.open.values()]
         heapq.heapify(self._deadlines)
+
+    # -- as rows -----------------------------------------------------------------------------------------------------
+
+    def get(self, txn_id: bytes) -> bytes | None:
+        """Return the packed transaction, or None if it is not known."""
+        transaction = self.find(txn_id)
+        return None if transaction is None else transaction.to_bytes()
+
+    def put(self, txn_id: bytes, packed: bytes | None) -> None:
+        """Take a transaction from another node or from a store, in the place of what is known of it; None: forget it.
+
+        `arrange` must follow before the next `record`. Raises CorruptRecord.
+        """
+        old = self.open.pop(txn_id, None) or self.finished.pop(txn_id, None) or self.named.pop(txn_id, None)
+        if old is not None:
+            self.digest -= old.hash
+        if packed is not None:
+            transaction = Transaction.from_bytes(txn_id, packed)
+            self.digest += transaction.hash
+            if transaction.is_open:
+                self.open[txn_id] = transaction
+            else:
+                self._finish(transaction, transaction.ended_ms)
+        self.digest &= DIGEST_MASK
+
+    def arrange(self) -> None:
+        """Bring what `put` has put into the order in which it is pruned. O(transactions log transactions)."""
+        for name in ("finished", "named"):
+            ordered = sorted(getattr(self, name).items(), key=lambda item: item[1].ended_ms)
+            setattr(self, name, dict(ordered))
+        self._prune_ms = 0
+        self.rearm()
+
+    def forget_all(self) -> None:
+        """Begin anew, without any transaction."""
+        self.open, self.finished, self.named = {}, {}, {}
+        self.digest = self.watermark_ms = 0
+        self.arrange()
 
     def check(self) -> None:
         """Assert the invariants; O(transactions)."""

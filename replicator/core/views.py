@@ -129,6 +129,18 @@ def expanded(base: View, me: Member, new: Member) -> View:
     return replace(base, number=base.number + 1, in_sync=tuple(sorted(in_sync)), safe=False, opened=True)
 
 
+def made_safe(base: View, me: Member) -> View:
+    """Make the view of one whose disk holds everything ever released (V4)."""
+    assert base.in_sync == (me,)
+    return replace(base, number=base.number + 1, safe=True)
+
+
+def restored(base: View, me: Member) -> View:
+    """Make the first view after a total outage: *me*, with the rows of a former life, alone; the others return (V4, V13)."""
+    assert base.opened
+    return replace(base, number=base.number + 1, active=me, in_sync=(me,), safe=True)
+
+
 def taken_over(base: View, me: Member) -> View:
     """Make the view in which *me*, in sync, replaces the active (V6)."""
     assert me in base.in_sync

@@ -1,4 +1,4 @@
-"""Own a node's data folder: one process at a time, and the view it must never fall behind.
+"""Own a node's data folder: one process at a time, the view it must never fall behind, and its rows.
 
 The lock is held for the life of the process, so two incarnations of one node cannot run (V2). `view.json` holds the
 database id and the highest view adopted, written and fsynced before the first ack in that view (V11, V14), and counts the
@@ -10,9 +10,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from replicator.errors import CorruptRecord, StorageError
+from replicator.node.writer import Done, Failed, StoreWriter, WriterLike
+from replicator.store.sqlite import SqliteStore
+
+ROWS_FILE = "rows.sqlite"
+HandOver = Callable[[Callable[[], None]], None]
 
 
 class DataFolder:
@@ -81,6 +87,20 @@ class DataFolder:
             raise StorageError(f"{file} cannot be written: {error.strerror}") from error
         self.database_id = database_id
         self.highest_view = highest_view
+
+    def refuse_rows(self) -> None:
+        """Raise StorageError if the folder holds rows: a node without a store would begin empty in their place."""
+        if (self.path / ROWS_FILE).exists():
+            raise StorageError(
+                f'{self.path / ROWS_FILE} holds rows, but the configuration says store = "memory": '
+                'say store = "sqlite", or remove the file to begin without them'
+            )
+
+    def open_writer(
+        self, tables: tuple[str, ...], database_id: str, hand_over: HandOver, done: Done, failed: Failed
+    ) -> WriterLike:
+        """Open the rows of this node. Raises StorageError, CorruptRecord."""
+        return StoreWriter(SqliteStore(self.path / ROWS_FILE, tables, database_id), hand_over, done, failed)
 
     def close(self) -> None:
         """Give the folder back."""

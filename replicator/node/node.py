@@ -40,7 +40,9 @@ from replicator.core.effects import (
     Tick,
     TurnEnded,
     ViewChanged,
+    Write,
     WriteView,
+    Written,
 )
 from replicator.core.messages import ANSWERS, LEVELS, Answer, Facts, Frame, Status
 from replicator.core.replica import Replica
@@ -52,6 +54,7 @@ from replicator.node.gateway import Gateway, Token
 from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
+from replicator.node.writer import WriterLike
 from replicator.service import Service
 from replicator.transport import SYSTEM, Platform, Request, ServerLike
 from replicator.values import pack_wire
@@ -90,6 +93,11 @@ def rules_of(config: Config) -> Rules:
         remembered_replies_max=limits.remembered_replies_max,
         deadline_ms_max=limits.deadline_ms_max,
         rows_max=limits.rows_max,
+        clt_keys_max=limits.clt_keys_max,
+        join_entries_max=limits.join_entries_max,
+        catchup_rows_max=limits.catchup_rows_max,
+        catchup_bytes_per_s=limits.catchup_bytes_per_s,
+        is_durable=config.database.store != "memory",
     )
 
 
@@ -124,6 +132,7 @@ class Node:
         self._performers = self._make_performers()
         own = config.nodes[name]
         self.folder = folder or DataFolder(own.data)
+        self.writer: WriterLike | None = None
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
         self.loop = platform.loop()
         self.gateway = Gateway(self.on_submit, invoke_ms=config.timing.call_timeout_ms)
@@ -170,6 +179,7 @@ class Node:
             Send: self.perform_send,
             Reply: self.perform_reply,
             WriteView: self._perform_write_view,
+            Write: self.perform_write,
             Propose: lambda effect: self.arbiter.propose(effect.base, effect.view, effect.asked),
             ReadView: lambda effect: self.arbiter.read(effect.asked),
             Connect: lambda effect: self.links.connect(effect.node),
@@ -209,7 +219,7 @@ class Node:
         self.names.unregister_all(lambda: done.append(True))
         end_s = time.monotonic() + LAST_REPLIES_MS / 1000
         while time.monotonic() < end_s and not self.halted_because:
-            if done and (self.replica is None or not self.replica.active.in_flight):
+            if done and (self.replica is None or not (self.replica.active.in_flight or self.replica.keeper.is_behind)):
                 break
             self.loop.run_once(0.05)
 
@@ -219,6 +229,8 @@ class Node:
         self.arbiter.close()
         self.names.close()
         self.server.close()
+        if self.writer is not None:
+            self.writer.close()
         self.folder.close()
         self.loop.close()
 
@@ -292,6 +304,11 @@ class Node:
     def _perform_write_view(self, effect: WriteView) -> None:
         self.folder.write(effect.view.database_id, effect.view.number)
 
+    def perform_write(self, effect: Write) -> None:
+        """Give the store a batch; `Written` follows."""
+        assert self.writer is not None
+        self.writer.write(effect.batch)
+
     def _perform_halt(self, effect: Halt) -> None:
         if not self.halted_because:
             self.halted_because = effect.reason
@@ -357,13 +374,38 @@ class Node:
                 reason = f"the database was initialised with ack = {view.ack!r}, the configuration says otherwise"
                 self._perform_halt(Halt(f"{reason} ({self.config.database.ack!r}): make them equal"))
                 return
-            database_id = self.folder.database_id or view.database_id
-            seed = int.from_bytes(self.platform.noise(8), "big")
-            self.replica = Replica(self.service, self.me, database_id, rules_of(self.config), seed=seed)
-            self._tick()
-            self.give(Started(self.folder.highest_view))
+            try:
+                self._make_replica(self.folder.database_id or view.database_id)
+            except StorageError as error:
+                self._perform_halt(Halt(str(error)))
+                return
         self._tick()
         self.give(ViewChanged(view, asked))
+
+    def _make_replica(self, database_id: str) -> None:
+        """Bring the replica to life, with the rows that the store holds. Raises StorageError."""
+        seed = int.from_bytes(self.platform.noise(8), "big")
+        replica = Replica(self.service, self.me, database_id, rules_of(self.config), seed=seed)
+        if replica.state.rules.is_durable:
+            tables = tuple(table.name for table in replica.state.database.tables)
+            self.writer = self.folder.open_writer(
+                tables, database_id, self.loop.call_soon_threadsafe, self._on_written, self._on_write_failed
+            )
+            restored = self.writer.load()
+            if restored is not None:
+                replica.restore(restored)
+        else:
+            self.folder.refuse_rows()
+        self.replica = replica
+        self._tick()
+        self.give(Started(self.folder.highest_view))
+
+    def _on_written(self, seq: int) -> None:
+        self.give(Written(seq))
+
+    def _on_write_failed(self, error: StorageError) -> None:
+        """What the disk holds now is not known: never go on as if it had kept its word."""
+        self._perform_halt(Halt(str(error)))
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

@@ -192,6 +192,8 @@ def tsd_lifecycle(history: History) -> Iterable[str]:
         ended: set[str] = set()
         for done in log:
             txn_id = done.txn_id
+            if log[0].seq > 1 and txn_id not in numbers:  # begun before this life, as far as this log can tell
+                numbers[txn_id] = done.msg_no - 1 if done.kind == "message" else 0
             if done.kind == "deadline" and txn_id not in numbers:
                 yield f"a deadline of {txn_id[:16]}, which never began, at seq {done.seq} of {incarnation}"
             if done.kind == "deadline":
@@ -236,7 +238,9 @@ def stale_reads_hold(history: History) -> Iterable[str]:
 def _logs(history: History) -> dict[str, list[Done]]:
     logs: dict[str, list[Done]] = defaultdict(list)
     for done in history.done:
-        logs[done.incarnation].append(done)
+        logs[done.life].append(done)
+    if history.final:
+        logs["the final log"] = history.final
     return logs
 
 

@@ -38,7 +38,7 @@ from replicator.errors import UsageError
 from replicator.node.links import PARTITION
 from replicator.service import Service
 from replicator.testing.checkers import Violation, check
-from replicator.testing.history import History
+from replicator.testing.history import Done, History
 from replicator.testing.sim.client import CountedDistributor, SimWay
 from replicator.testing.sim.network import Network
 from replicator.testing.sim.node import Disk, SimNode
@@ -69,6 +69,7 @@ class Cluster(Generic[S]):
         nodes: int | str = 3,
         seed: int | str = 0,
         ack: str = "applied",
+        store: str = "sqlite",
         on_no_backup: str = "continue",
         distributors: int = 0,
         timing: TimingConfig | None = None,
@@ -82,7 +83,7 @@ class Cluster(Generic[S]):
         self.network = Network(self.timeline)
         self.book = PhoneBook()
         self.recorder = Recorder(self.timeline)
-        self.config = _config(names, ack, on_no_backup, timing or TimingConfig(), limits or LimitsConfig())
+        self.config = _config(names, ack, store, on_no_backup, timing or TimingConfig(), limits or LimitsConfig())
         record = View(0, None, (), tuple(names), False, ack, DATABASE_ID, False)
         self.processes: dict[str, Process] = {}
         self.nodes: dict[str, SimNode] = {}
@@ -267,12 +268,26 @@ class Cluster(Generic[S]):
 
     @property
     def history(self) -> History:
-        """What happened, for the checkers; `final` is the log of the node that serves now."""
+        """What happened, for the checkers; `final` is the log of the node that serves now, from seq 1.
+
+        Whoever executed an entry: a node that has caught up executed only what came later, and knows the views of the rest.
+        """
         history = self.recorder.history
         name = self._find_active()
-        incarnation = self.nodes[name].me.incarnation if name else ""
-        history.final = [done for done in history.done if done.incarnation == incarnation]
+        history.final = self._lineage(self.replica(name).state) if name else []
         return history
+
+    def _lineage(self, state: Any) -> list[Done]:
+        executed: dict[tuple[int, int], Done] = {}
+        for done in self.recorder.history.done:
+            executed.setdefault((done.view, done.seq), done)
+        log: list[Done] = []
+        for view, seq in state.history:
+            del log[seq - 1 :]
+            while seq <= state.fifo.executed_seq and (view, seq) in executed:
+                log.append(executed[view, seq])
+                seq += 1
+        return log
 
     def transcript(self, last: int | None = None) -> str:
         """The story in columns."""
@@ -382,11 +397,11 @@ def _counted(process: Process, function: Callable[..., None]) -> Callable[..., N
     return counted
 
 
-def _config(names: str, ack: str, on_no_backup: str, timing: TimingConfig, limits: LimitsConfig) -> Config:
+def _config(names: str, ack: str, store: str, on_no_backup: str, timing: TimingConfig, limits: LimitsConfig) -> Config:
     nodes: Mapping[str, NodeConfig] = {name: NodeConfig() for name in names}
     return Config(
         path=Path("simulated.toml"),
-        database=DatabaseConfig("sim", "simulated:Service", ack, "memory", on_no_backup),
+        database=DatabaseConfig("sim", "simulated:Service", ack, store, on_no_backup),
         name_server=NameServerConfig(),
         arbiter=ArbiterConfig(),
         distributor=DistributorConfig(),

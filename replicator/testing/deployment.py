@@ -88,6 +88,7 @@ class Deployment:
         service: str,
         nodes: Sequence[str] = ("a", "b"),
         ack: str = "applied",
+        store: str = "sqlite",
         name: str = "test",
         timing: Mapping[str, int] | None = None,
         limits: Mapping[str, int] | None = None,
@@ -113,6 +114,7 @@ class Deployment:
         self.service = service
         self.nodes = tuple(nodes)
         self.ack = ack
+        self.store = store
         self.config_path = folder / f"{name}.toml"
         self.name_server_port = 0
         self._timing = dict(timing or {})
@@ -190,7 +192,7 @@ class Deployment:
                     "name": self.name,
                     "service": self.service,
                     "ack": self.ack,
-                    "store": "memory",
+                    "store": self.store,
                     "on_no_backup": self._on_no_backup,
                 },
             ),

@@ -8,7 +8,7 @@ be left out when a failing run is made smaller.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from replicator.config import LimitsConfig, TimingConfig
 from replicator.testing.sim.network import Weather
@@ -69,6 +69,7 @@ class Options:
     seed: int
     nodes: int = 3
     ack: str = "applied"
+    store: str = "sqlite"
     on_no_backup: str = "continue"
     distributors: int = 0
     callers: int = 3
@@ -95,14 +96,16 @@ class Options:
         kinds = sorted({fault.kind for fault in self.faults})
         return "\n".join(
             (
-                f"seed {self.seed}: {self.nodes} nodes, ack {self.ack}, alone: {self.on_no_backup}, {self.distributors} "
-                f"distributors, {self.safety_ms} ms with faults",
+                f"seed {self.seed}: {self.nodes} nodes, store {self.store}, ack {self.ack}, alone: {self.on_no_backup}, "
+                f"{self.distributors} distributors, {self.safety_ms} ms with faults",
                 f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
                 f"{self.keys} keys, pause {self.think_ms} ms, long {self.nap_part}, reads {self.read_part}, "
                 f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
                 f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
                 f"retain {timing.retain_ms}/{timing.retain_named_ms} ms; log {limits.log_entries_max} entries, batch "
-                f"{limits.batch_entries_max}, fifo {limits.fifo_entries_max}, open {limits.open_txns_max}",
+                f"{limits.batch_entries_max}, fifo {limits.fifo_entries_max}, open {limits.open_txns_max}; list "
+                f"{limits.clt_keys_max} keys, join {limits.join_entries_max} entries, catch-up {limits.catchup_rows_max} rows, "
+                f"{limits.catchup_bytes_per_s} bytes/s",
                 f"network {weather.delay_us[0]}-{weather.delay_us[1]} us, tail {weather.tail_us} us in "
                 f"{weather.tail_part}, lost {weather.loss}, repeated {weather.repeat}",
                 f"{len(self.faults)} faults: {', '.join(kinds)}",
@@ -115,7 +118,10 @@ def draw(seed: int) -> Options:
     chance = random.Random(f"{seed}/options")
     options = Options(seed)
     options.nodes = chance.choice((2, 2, 3, 3, 3, 4))
+    options.store = chance.choice(("sqlite", "sqlite", "sqlite", "memory"))
     options.ack = chance.choice(("applied", "applied", "received"))
+    if options.store != "memory" and chance.random() < 0.25:
+        options.ack = "durable"
     options.on_no_backup = chance.choice(("continue", "continue", "continue", "stop"))
     options.distributors = chance.choice((0, 0, 1, 2))
     options.callers = chance.randint(1, 5)
@@ -136,10 +142,12 @@ def draw(seed: int) -> Options:
         batch_entries_max=chance.choice((1, 4, 256)),
         log_entries_max=chance.choice((8, 100, 50_000, 50_000)),
         fifo_entries_max=chance.choice((20, 100_000, 100_000)),
+        clt_keys_max=chance.choice((8, 500_000, 500_000, 500_000)),
+        join_entries_max=chance.choice((1, 1, 20, 1_000)),
+        catchup_rows_max=chance.choice((1, 4, 256)),
+        catchup_bytes_per_s=chance.choice((2_000, 1_000_000_000)),
         open_txns_max=chance.choice((3, 100_000, 100_000, 100_000)),
     )
-    if options.on_no_backup == "stop":  # nobody could come back, and service would rightly stay stopped
-        options.limits = replace(options.limits, log_entries_max=50_000)
     options.nap_part = chance.choice((0.0, 0.0, 0.02, 0.1))
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
     return options

@@ -52,10 +52,14 @@ class Call:
 
 @dataclass(slots=True)
 class Done:
-    """An entry as one node executed it; `digest`: of the whole state after it; `is_open`: its transaction, after it."""
+    """An entry as one node executed it; `digest`: of the whole state after it; `is_open`: its transaction, after it.
+
+    `life`: the incarnation, and how many catch-ups it had taken: within one life a log rises by one.
+    """
 
     node: str
     incarnation: str
+    life: str
     view: int
     seq: int
     txn_id: str

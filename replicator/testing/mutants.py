@@ -28,6 +28,8 @@ class Mutant(NamedTuple):
 ACTIVE, BACKUP, COUNCIL = "replicator.core.active", "replicator.core.backup", "replicator.core.council"
 JOINING, VIEWS, FIFO = "replicator.core.joining", "replicator.core.views", "replicator.core.fifo"
 TRANSACTIONS, EXECUTOR, STATE = "replicator.core.transactions", "replicator.core.executor", "replicator.core.state"
+OUTSIDE, RESTARTING, RECOVERY = "replicator.core.outside", "replicator.core.restarting", "replicator.core.recovery"
+CATCHUP, CHANGES, KEEPING = "replicator.core.catchup", "replicator.core.changes", "replicator.core.keeping"
 ROUTING = "distributor.routing"
 
 
@@ -35,7 +37,7 @@ def _one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:
     return Mutant(rule, name, (Edit(module, old, new),))
 
 
-_MATCH = "peer.match_received if level is Level.RECEIVED else peer.match_applied)"
+_MATCH = "mark = min(mark, peer.match(level))"
 _SKIP_RELEASE = "                return 0\n            mark = min"
 _BARRIER = "self._barriers[0].round <= acked and self._barriers[0].seq <= mark"
 _STALE_FORWARD = Edit(BACKUP, "        if frame.view < view.number:\n", "        if False:\n")
@@ -53,10 +55,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "V1",
         "one backup's ack is enough",
         ACTIVE,
-        "for member in self.required():\n            peer = self._proved",
-        "for member in self.required()[:1]:\n            peer = self._proved",
+        "        for member in required:\n",
+        "        for member in required[:1]:\n",
     ),
-    _one("V1", "what was sent counts as held", ACTIVE, _MATCH, "peer.next_seq - 1)"),
+    _one("V1", "what was sent counts as held", ACTIVE, _MATCH, "mark = min(mark, peer.next_seq - 1)"),
     Mutant(
         "V1",
         "acks of any view count, and proofs outlive their view",
@@ -106,9 +108,9 @@ MUTANTS: tuple[Mutant, ...] = (
     _one(
         "V6",
         "a node that is not in sync promotes itself",
-        COUNCIL,
-        "if not view.opened and (view.active is None",
-        "if (view.active is None",
+        OUTSIDE,
+        "if not view.opened and is_gone:",
+        "if is_gone:",
     ),
     _one(
         "V6",
@@ -169,7 +171,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
             Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
             Edit(COUNCIL, "if fifo.view_at(peer.last_seq) == peer.last_view:", "if True:"),
-            Edit(JOINING, "if state.fifo.view_at(frame.last_seq) != frame.last_view:", "if False:"),
+            Edit(JOINING, " and fifo.view_at(frame.last_seq) == frame.last_view\n", "\n"),
         ),
     ),
     Mutant(
@@ -321,8 +323,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "C2",
         "a backup acks as applied what it has not executed",
         BACKUP,
-        "            state.fifo.executed_seq,\n            frame.round,",
-        "            state.fifo.last_seq,\n            frame.round,",
+        "            state.fifo.executed_seq,\n            state.written_seq if",
+        "            state.fifo.last_seq,\n            state.written_seq if",
     ),
     _one(
         "J1",

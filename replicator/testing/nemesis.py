@@ -82,6 +82,10 @@ class Nemesis:
 
     def _survives(self, view: View, without: str) -> bool:
         cluster = self.cluster
+        database = cluster.config.database
+        is_on_disk = database.ack == "durable" or (view.safe and len(view.in_sync) == 1)
+        if is_on_disk and database.store != "memory":
+            return True
         for member in view.in_sync:
             node = cluster.nodes[member.name]
             lives = cluster.processes[member.name].is_alive and node.me == member

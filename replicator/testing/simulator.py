@@ -16,7 +16,6 @@ from typing import Any
 
 from replicator.client import Caller as ClientCaller
 from replicator.core.messages import Answer, Status
-from replicator.core.state import Role
 from replicator.service import invoker_of
 from replicator.testing.actors import Caller, Script, caller_script, run
 from replicator.testing.checkers import check
@@ -68,6 +67,7 @@ class Run:
             nodes=options.nodes,
             seed=options.seed,
             ack=options.ack,
+            store=options.store,
             on_no_backup=options.on_no_backup,
             distributors=options.distributors,
             timing=options.timing,
@@ -185,24 +185,14 @@ class Run:
     def _liveness(self) -> None:
         cluster = self.cluster
         self.nemesis.end()
-        must_be_whole = self.options.on_no_backup == "stop"
+        lives = [name for name in cluster.living() if cluster.record.has(cluster.nodes[name].me)]
+        must_be_whole = self.options.on_no_backup == "stop" or not lives  # after a total outage all are needed (V13)
         for name in list(cluster.nodes) if self.options.restart_at_end or must_be_whole else ():
             if not cluster.processes[name].is_alive:
                 cluster.restart(name)
         cluster.run(AFTER_MS)
         self.is_over = True
         cluster.settle(LIVENESS_MS)
-        for name in list(cluster.nodes) if must_be_whole else ():
-            if self._is_stuck(name):  # it would come back by a catch-up; until then, empty
-                cluster.crash(name)
-                cluster.restart(name)
-                cluster.settle(LIVENESS_MS)
-
-    def _is_stuck(self, name: str) -> bool:
-        """A node that only a catch-up could bring back."""
-        node = self.cluster.nodes[name]
-        is_idle = node.replica is not None and node.replica.state.role in (Role.OUTSIDE, Role.DIVERGED)
-        return is_idle and not self.cluster.record.has(node.me) and self.nemesis.may_die(name)
 
     def _last_repeats(self) -> None:
         recorder = self.cluster.recorder

@@ -38,6 +38,9 @@ class LoopLike(Protocol):
     def call_soon(self, callback: Callable[[], None], /) -> None:
         """Call back in this turn or the next, never inside the caller."""
 
+    def call_soon_threadsafe(self, callback: Callable[[], None], /) -> None:
+        """The same, from any thread."""
+
     def at_turn_end(self, callback: Callable[[], None], /) -> None:
         """Call back at the end of every turn."""
 

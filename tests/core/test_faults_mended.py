@@ -15,6 +15,8 @@ from replicator.core.messages import (
     Forward,
     ForwardAck,
     Frame,
+    Gather,
+    Gathered,
     Join,
     JoinAnswer,
     Level,
@@ -156,10 +158,12 @@ def test_every_frame_finds_a_node_that_knows_no_view_yet(kind: type) -> None:
         Adopt: Adopt(1, sender, record),
         Adopted: Adopted(1, 3, sender, 1, 1, 1, b"f"),
         Fetch: Fetch(1, 3, sender, 1, 1),
-        Forward: Forward(1, 3, sender, "b1", 0, 0, (), 0, 0, 2),
-        ForwardAck: ForwardAck(1, 3, sender, 1, 1, 0, ""),
-        Join: Join(1, sender, b"f", 0, 0),
-        JoinAnswer: JoinAnswer(1, sender, record, ""),
+        Forward: Forward(1, 3, sender, "b1", 0, 0, (), 0, 0, 2, 0),
+        ForwardAck: ForwardAck(1, 3, sender, 1, 1, 1, 0, ""),
+        Join: Join(1, sender, b"f", 0, 0, b"", 0, 0),
+        JoinAnswer: JoinAnswer(1, sender, record, "", 0, 0),
+        Gather: Gather(1, 3, sender, 1, 1, 0, 0, b"\x90", 1),
+        Gathered: Gathered(1, 3, sender, 1, 1, b"\x90", b"", 0, ""),
         Ping: Ping(1, sender),
         Pong: Pong(1, sender),
         Refused: Refused(1, sender, record),
@@ -176,7 +180,7 @@ def test_p9_a_frame_with_a_garbage_record_is_refused_and_changes_nothing(kind: t
     active, [backup] = world.active, world.backups
     frames: dict[type, Frame] = {
         Adopt: Adopt(1, active.me, b"\xc1"),
-        JoinAnswer: JoinAnswer(1, active.me, b"\xc1", ""),
+        JoinAnswer: JoinAnswer(1, active.me, b"\xc1", "", 0, 0),
         Refused: Refused(1, active.me, b"\xc1"),
     }
     backup.replica.step(Received(frames[kind]))
@@ -190,7 +194,7 @@ def test_p9_a_forward_with_an_entry_that_is_no_message_is_garbage(message: bytes
     active, [backup] = world.active, world.backups
     view = world.record.number
     packed = pack((view, 1, 1, 1, active.replica.state.fingerprint, 0, message, b"", b"12345678"))
-    frame = Forward(9, view, active.me, backup.me.incarnation, 0, 0, (packed,), 0, 0, int(Level.RECEIVED))
+    frame = Forward(9, view, active.me, backup.me.incarnation, 0, 0, (packed,), 0, 0, int(Level.RECEIVED), 0)
     backup.give(Received(frame))
     assert backup.replica.state.fifo.last_seq == 0 or backup.role is Role.DIVERGED
 
@@ -208,7 +212,7 @@ def test_p9_a_forward_whose_entries_go_back_in_views_is_garbage(views: tuple[int
         entry = Entry(number, 2 + offset, 1, 1, first.fingerprint, 0, first.message)
         entry.seal(b"12345678")
         packed.append(entry.packed)
-    frame = Forward(9, view, active.me, backup.me.incarnation, view, 1, tuple(packed), 0, 0, int(Level.RECEIVED))
+    frame = Forward(9, view, active.me, backup.me.incarnation, view, 1, tuple(packed), 0, 0, int(Level.RECEIVED), 0)
     backup.replica.step(Received(frame))
     assert backup.replica.state.fifo.last_seq == 1
 
@@ -375,10 +379,10 @@ def test_a_stranger_of_the_same_service_is_not_taken_in() -> None:
     active = world.active
     stranger = Member("z", "z1")
     state = active.replica.state
-    active.replica.step(Received(Join(1, stranger, state.fingerprint, 0, 0)))
+    active.replica.step(Received(Join(1, stranger, state.fingerprint, 0, 0, state.position().to_bytes(), 0, 0)))
     active.replica.step(LinkUp("z"))
     active.replica.step(TurnEnded())
-    active.replica.step(Received(ForwardAck(1, world.record.number, stranger, 0, 0, 0, "")))
+    active.replica.step(Received(ForwardAck(1, world.record.number, stranger, 0, 0, 0, 0, "")))
     assert active.role is Role.ACTIVE
     assert "z" not in active.replica.active.peers
     world.network.clear()

@@ -200,7 +200,9 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     entry = active.replica.state.fifo.get(1)
     assert entry is not None
     view = world.record.number
-    frame = Forward(50, view, active.me, backup.me.incarnation, 0, 0, (entry.packed, b"\xc1"), 0, 0, int(Level.APPLIED))
+    frame = Forward(
+        50, view, active.me, backup.me.incarnation, 0, 0, (entry.packed, b"\xc1"), 0, 0, int(Level.APPLIED), 0
+    )
     effects = backup.replica.step(Received(frame))
     assert not any(isinstance(effect, Execute) for effect in effects)
     [answer] = [effect.frame for effect in effects if isinstance(effect, Send)]
@@ -226,7 +228,7 @@ def test_an_ack_of_more_than_was_sent_proves_nothing() -> None:
     """A confused backup acks seq 99: it is not taken, and later messages still wait for their own ack."""
     world = World(Bank)
     active, [backup] = world.active, world.backups
-    active.give(Received(ForwardAck(1, world.record.number, backup.me, 99, 99, 99, "")))
+    active.give(Received(ForwardAck(1, world.record.number, backup.me, 99, 99, 99, 99, "")))
     world.keep = lambda source, target, frame: False
     token = world.submit(active.name, "t", 1, "deposit", owner="x", cents=5)
     world.run()

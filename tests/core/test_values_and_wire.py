@@ -19,6 +19,8 @@ from replicator.core.messages import (
     Forward,
     ForwardAck,
     Frame,
+    Gather,
+    Gathered,
     Join,
     JoinAnswer,
     Ping,
@@ -57,14 +59,18 @@ names = st.text(st.characters(min_codepoint=97, max_codepoint=122), max_size=8)
 members = st.builds(Member, names, names)
 blobs = st.binary(max_size=60)
 frames: st.SearchStrategy[Frame] = st.one_of(
-    st.builds(Forward, small, small, members, names, small, small, st.lists(blobs).map(tuple), small, small, small),
-    st.builds(ForwardAck, small, small, members, small, small, small, names),
+    st.builds(
+        Forward, small, small, members, names, small, small, st.lists(blobs).map(tuple), small, small, small, small
+    ),
+    st.builds(ForwardAck, small, small, members, small, small, small, small, names),
     st.builds(Adopt, small, members, blobs),
     st.builds(Adopted, small, small, members, small, small, small, blobs),
     st.builds(Fetch, small, small, members, small, small),
     st.builds(Tail, small, small, members, st.lists(blobs).map(tuple), names),
-    st.builds(Join, small, members, blobs, small, small),
-    st.builds(JoinAnswer, small, members, blobs, names),
+    st.builds(Join, small, members, blobs, small, small, blobs, small, small),
+    st.builds(JoinAnswer, small, members, blobs, names, small, small),
+    st.builds(Gather, small, small, members, small, small, small, small, blobs, small),
+    st.builds(Gathered, small, small, members, small, small, blobs, blobs, small, names),
     st.builds(Ping, small, members),
     st.builds(Pong, small, members),
     st.builds(Refused, small, members, blobs),

@@ -61,10 +61,10 @@ def test_v1_an_ack_of_another_incarnation_or_view_proves_nothing() -> None:
     world.run()
     view = active.replica.state.highest_view
     for sender, number in ((Member(backup.name, "another life"), view), (backup.me, view - 1)):
-        active.give(Received(ForwardAck(99, number, sender, 1, 1, 0, "")))
+        active.give(Received(ForwardAck(99, number, sender, 1, 1, 1, 0, "")))
         active.give(TurnEnded())
     assert token not in world.answers
-    active.give(Received(ForwardAck(99, view, backup.me, 1, 1, 0, "")))
+    active.give(Received(ForwardAck(99, view, backup.me, 1, 1, 1, 0, "")))
     active.give(TurnEnded())
     assert world.outcome(token) == (DONE, 1)
 
@@ -266,7 +266,7 @@ def test_v8_a_batch_must_name_the_entry_before_it() -> None:
 
     def problem(prev_view: int, prev_seq: int, entries: tuple[bytes, ...]) -> str:
         frame = Forward(
-            77, view, active.me, backup.me.incarnation, prev_view, prev_seq, entries, 0, 0, int(Level.RECEIVED)
+            77, view, active.me, backup.me.incarnation, prev_view, prev_seq, entries, 0, 0, int(Level.RECEIVED), 0
         )
         world.network.clear()
         backup.give(Received(frame))

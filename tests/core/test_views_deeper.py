@@ -71,7 +71,7 @@ def test_v1_received_is_not_applied() -> None:
         active, [backup] = world.active, world.backups
         world.keep = lambda source, target, frame: False
         token = deposit(world, active.name, "t")
-        active.give(Received(ForwardAck(1, world.record.number, backup.me, 1, 0, 0, "")))
+        active.give(Received(ForwardAck(1, world.record.number, backup.me, 1, 0, 0, 0, "")))
         active.give(TurnEnded())
         assert (token in world.answers) is is_released
 
@@ -105,7 +105,9 @@ def test_v2_a_forward_to_a_former_life_is_not_taken() -> None:
     message = encode_message(named_txn_id("t"), 1, "deposit", {"owner": "x", "cents": 1})
     entry = Entry(world.record.number, 1, 1, 1, active.replica.state.fingerprint, Kind.MESSAGE, message)
     entry.seal(b"12345678")
-    frame = Forward(3, world.record.number, active.me, "another life", 0, 0, (entry.packed,), 0, 0, int(Level.RECEIVED))
+    frame = Forward(
+        3, world.record.number, active.me, "another life", 0, 0, (entry.packed,), 0, 0, int(Level.RECEIVED), 0
+    )
     [answer] = [effect.frame for effect in backup.replica.step(Received(frame)) if isinstance(effect, Send)]
     assert isinstance(answer, ForwardAck)
     assert answer.problem == "conflict"
@@ -228,16 +230,16 @@ def conflicting_pair() -> tuple[World, Node, Node]:
 
 
 def test_v8_an_entry_of_the_same_seq_and_another_view_is_a_conflict() -> None:
-    """Not skipped because the number is there, not overwritten: the backup is removed and stays outside."""
+    """Not skipped because the number is there, not overwritten: the backup is removed, rolls back, and returns (C4)."""
     world, active, backup = conflicting_pair()
-    digest = backup.replica.state.digest
+    world.notes.clear()
     token = deposit(world, active.name, "t")
     world.settle(1_500)
     assert world.outcome(token) == (DONE, 1)
-    assert world.record.in_sync == (active.me,)
-    assert backup.role is Role.OUTSIDE
-    assert backup.replica.state.digest == digest
-    assert world.events()["stays_outside"] >= 1
+    events = [event for _, event, _ in world.notes]
+    assert events.index("backup_problem") < events.index("rolled_back") < events.index("catchup_applied")
+    assert backup.role is Role.BACKUP
+    assert backup.replica.state.digest == active.replica.state.digest
 
 
 def test_v8_what_is_held_already_is_compared_too() -> None:
@@ -250,7 +252,7 @@ def test_v8_what_is_held_already_is_compared_too() -> None:
         entry = Entry(view, seq, 1, 1, active.replica.state.fingerprint, Kind.MESSAGE, message)
         entry.seal(b"12345678")
         packed.append(entry.packed)
-    frame = Forward(3, view, active.me, backup.me.incarnation, 0, 0, tuple(packed), 0, 0, int(Level.RECEIVED))
+    frame = Forward(3, view, active.me, backup.me.incarnation, 0, 0, tuple(packed), 0, 0, int(Level.RECEIVED), 0)
     [answer] = [effect.frame for effect in backup.replica.step(Received(frame)) if isinstance(effect, Send)]
     assert isinstance(answer, ForwardAck)
     assert (answer.problem, answer.received) == ("conflict", 1)
@@ -267,8 +269,9 @@ def test_v8_a_position_is_compared_by_view_and_seq() -> None:
     entry.view = 1
     world.kill("c")
     world.settle(1_500)
-    assert world.record.in_sync == (active.me,)
     assert world.events()["conflict"] >= 1
+    assert f"{bent.name} is gone" not in str(world.notes)
+    assert any(event == "proposed" and "does not have" in str(facts["why"]) for _, event, facts in world.notes)
 
 
 def test_v8_a_forward_from_another_than_the_active_is_not_taken() -> None:
@@ -276,7 +279,7 @@ def test_v8_a_forward_from_another_than_the_active_is_not_taken() -> None:
     world = World(Bank, "abc")
     one, other = world.backups
     view = world.record.number
-    frame = Forward(3, view, other.me, one.me.incarnation, 0, 0, (), 99, 0, int(Level.RECEIVED))
+    frame = Forward(3, view, other.me, one.me.incarnation, 0, 0, (), 99, 0, int(Level.RECEIVED), 0)
     [answer] = [effect.frame for effect in one.replica.step(Received(frame)) if isinstance(effect, Send)]
     assert isinstance(answer, ForwardAck)
     assert answer.problem == "conflict"
@@ -302,10 +305,10 @@ def test_v10_a_read_waits_for_the_writes_it_saw() -> None:
     deposit(world, active.name, "t")
     read = world.submit(active.name, "r", 1, "balance", owner="x")
     rounds = active.replica.active.round
-    active.give(Received(ForwardAck(1, world.record.number, backup.me, 0, 0, rounds, "")))
+    active.give(Received(ForwardAck(1, world.record.number, backup.me, 0, 0, 0, rounds, "")))
     active.give(TurnEnded())
     assert read not in world.answers
-    active.give(Received(ForwardAck(1, world.record.number, backup.me, 1, 1, rounds, "")))
+    active.give(Received(ForwardAck(1, world.record.number, backup.me, 1, 1, 1, rounds, "")))
     active.give(TurnEnded())
     assert world.outcome(read) == (DONE, 1)
 

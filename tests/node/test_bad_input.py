@@ -196,7 +196,7 @@ def test_a_forward_of_an_old_view_is_refused_with_the_newer_record(nodes: Deploy
     backup = next(name for name in nodes.nodes if name != nodes.active())
     status = ask(config, backup)
     database_id = database_of(nodes)
-    old = Forward(1, 1, Member("a", "00000000.before"), str(status["incarnation"]), 0, 0, (), 0, 0, 2)
+    old = Forward(1, 1, Member("a", "00000000.before"), str(status["incarnation"]), 0, 0, (), 0, 0, 2, 0)
     with link(nodes, backup, "replicator.node") as made:
         answer = decode_frame(database_id, made.call("frame", (encode_frame(database_id, old),), timeout_s=5))
         assert isinstance(answer, Refused)

@@ -10,16 +10,22 @@ from typing import Any
 from replicator.config import Config
 from replicator.core.effects import Execute, Executed, Propose, Reply
 from replicator.core.messages import split_message
+from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, UsageError
-from replicator.node.folder import DataFolder
+from replicator.node.folder import DataFolder, HandOver
 from replicator.node.gateway import Token
 from replicator.node.node import Node
 from replicator.node.notes import Notes
+from replicator.node.writer import Done, Failed
 from replicator.service import Service
+from replicator.store.memory import MemoryStore
 from replicator.testing.sim.process import Process
 from replicator.testing.sim.recorder import Recorder
 from replicator.testing.sim.sockets import SimPlatform
 from replicator.wire import FLAG_STALE, Answer, Outgoing
+
+#: How long a batch takes to become durable: microseconds, at least and at most.
+WRITE_US = (150, 3_000)
 
 
 @dataclass(slots=True)
@@ -30,14 +36,17 @@ class Disk:
     highest_view: int = 0
     starts: int = 0
     fails: Callable[[], bool] = field(default=lambda: False)  # whether a write fails now
+    store: MemoryStore = field(default_factory=MemoryStore)
+    write_us: tuple[int, int] = WRITE_US  # how long a batch takes to become durable
 
 
 class SimFolder(DataFolder):
     """A data folder on a simulated disk."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, process: Process) -> None:
         self.path = Path("simulated")
         self._disk = disk
+        self._process = process
         disk.starts += 1
         self.database_id, self.highest_view, self.starts = disk.database_id, disk.highest_view, disk.starts
 
@@ -47,6 +56,47 @@ class SimFolder(DataFolder):
             raise StorageError("the simulated disk cannot be written")
         self._disk.database_id, self._disk.highest_view = database_id, highest_view
         self.database_id, self.highest_view = database_id, highest_view
+
+    def refuse_rows(self) -> None:
+        """A simulated deployment keeps its store."""
+
+    def open_writer(
+        self, tables: tuple[str, ...], database_id: str, hand_over: HandOver, done: Done, failed: Failed
+    ) -> SimWriter:
+        """Open the rows."""
+        return SimWriter(self._disk, self._process, done, failed)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class SimWriter:
+    """The writing thread of a simulated node. A batch becomes durable at some moment, and the node hears of it later."""
+
+    def __init__(self, disk: Disk, process: Process, done: Done, failed: Failed) -> None:
+        self._disk = disk
+        self._process = process
+        self._done = done
+        self._failed = failed
+
+    def load(self) -> Restored | None:
+        """Return what the disk holds."""
+        return self._disk.store.load()
+
+    def write(self, batch: Batch) -> None:
+        """Store a batch, in a while."""
+        self._later(lambda: self._land(batch))
+
+    def _later(self, what: Callable[[], None]) -> None:
+        us = self._process.random.randint(*self._disk.write_us)
+        self._process.loop.call_later(us / 2e6, what)
+
+    def _land(self, batch: Batch) -> None:
+        if self._disk.fails():
+            self._failed(StorageError("the simulated disk cannot be written"))
+            return
+        self._disk.store.write(batch)
+        self._later(lambda: self._done(batch.position.seq))
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -85,7 +135,7 @@ class SimNode(Node):
         self._on_release = on_release
         self._messages: dict[Token, tuple[bytes, bool]] = {}
         notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
-        super().__init__(config, name, service, platform=platform, folder=SimFolder(disk), notes=notes)
+        super().__init__(config, name, service, platform=platform, folder=SimFolder(disk, process), notes=notes)
         self._performers[Propose] = self._propose
         self._performers = {kind: self._counted(perform) for kind, perform in self._performers.items()}
 

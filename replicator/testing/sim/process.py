@@ -148,6 +148,10 @@ class SimLoop:
         self._soon.append(callback)
         self.process.wake()
 
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """There is one thread here."""
+        self.call_soon(callback)
+
     def at_turn_end(self, callback: Callable[[], None]) -> None:
         """Call back at the end of every turn."""
         self._turn_end.append(callback)

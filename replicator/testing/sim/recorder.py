@@ -25,6 +25,7 @@ class Recorder(CallBook):
         self.faults: Counter[str] = Counter()
         self.lines: list[tuple[float, str, str, Mapping[str, object]]] = []
         self.on_note: Callable[[str, str, Mapping[str, Any]], None] = lambda name, event, facts: None
+        self._catchups: Counter[Member] = Counter()
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
 
     def say(self, who: str, event: str, facts: Mapping[str, object]) -> None:
@@ -42,6 +43,8 @@ class Recorder(CallBook):
         self.notes[event] += 1
         self.say(me.name, event, facts)
         self.on_note(me.name, event, facts)
+        if event == "catchup_applied":
+            self._catchups[me] += 1
         if event == "view_adopted":
             adopted = Adopted(me.name, me.incarnation, facts["view"], str(facts["role"]), self.timeline.now_ms)
             self.history.adopted.append(adopted)
@@ -54,6 +57,7 @@ class Recorder(CallBook):
         done = Done(
             node=me.name,
             incarnation=me.incarnation,
+            life=f"{me.incarnation}+{self._catchups[me]}",
             view=entry.view,
             seq=entry.seq,
             txn_id=entry.txn_id.hex(),

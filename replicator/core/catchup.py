@@ -1,0 +1,199 @@
+"""Own the return of a node by what changed (US 2002/0059279 A1, Figs. 7 and 8; DESIGN.md section 8, C4 and C5).
+
+    returning node X                                active A
+    Join: position and history                 ->   (recovery completion)
+                                               <-   JoinAnswer: the common point, and that a catch-up is needed
+    Gather: keys that X changed beyond it      ->
+                                               <-   Gathered: present rows of what A changed, and of X's keys ...
+    Gather                                     ->   ... keys changed meanwhile come round again ...
+                                               <-   Gathered: the rest, captured at one seq S, with the position at S
+    applies all at once, writes it, Join at S  ->   (what follows S is in the FIFO)
+
+X asks, A answers: a chunk at a time, so live messages go on between. X collects aside and changes nothing before the set is
+complete and its digest is A's at S; then everything is applied, and written in one transaction. Whoever dies, whenever: X is
+at its last consistent state, and A's change list is whole. Differs from its source: an entry is not deleted when its row
+was reflected, but when the member's durable position has passed it (C1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from replicator.core.changes import TRANSACTIONS
+from replicator.core.messages import Gather, Gathered, Refused
+from replicator.core.state import Role, State
+from replicator.core.views import Member
+from replicator.errors import UsageError
+from replicator.values import pack_wire, unpack_wire
+
+#: Bytes of a chunk, beside `catchup_rows_max`.
+CHUNK_BYTES = 32_768
+#: When no more than one chunk is left, it is captured at one seq; after so many rounds whatever is left is.
+ROUNDS_MAX = 8
+
+Key = tuple[int, bytes]
+Row = tuple[int, bytes, bytes | None]
+
+
+class Session:
+    """A's side of one return."""
+
+    __slots__ = ("captured", "heard_ms", "last", "left", "member", "position", "round_seq", "rounds", "session")
+
+    def __init__(self, member: Member, session: int, left: Iterator[Key], round_seq: int) -> None:
+        self.member = member
+        self.session = session
+        self.left = left
+        self.round_seq = round_seq  # everything changed after it comes round again
+        self.rounds = 0
+        self.last: Gathered | None = None
+        self.position = b""  # at S, once captured
+        self.captured: list[Row] = []
+        self.heard_ms = 0
+
+
+class Source:
+    """What an active does for the nodes that return."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.sessions: dict[str, Session] = {}
+
+    def on_gather(self, frame: Gather) -> None:
+        """Answer with the next chunk; the same again if the last one was lost."""
+        state = self.state
+        problem, session = "", self.sessions.get(frame.sender.name)
+        if state.view is not None and frame.view < state.view.number:
+            state.send(frame.sender.name, Refused(frame.request, state.me, state.view.to_bytes()))
+            return
+        if state.role is not Role.ACTIVE or state.view is None or frame.view != state.view.number:
+            problem = "not active"
+        elif frame.number == 1 and not (session is not None and session.session == frame.session):
+            session = self._begin(frame)
+        if not problem and (session is None or session.member != frame.sender or session.session != frame.session):
+            problem = "unknown session"
+        if problem or session is None:
+            state.send(
+                frame.sender.name,
+                Gathered(frame.request, frame.view, state.me, frame.session, frame.number, b"", b"", 0, problem),
+            )
+            return
+        session.heard_ms = state.elapsed_ms
+        if session.last is None or frame.number == session.last.number + 1:
+            session.last = self._next(session, frame)
+        problem = "" if frame.number == session.last.number else "unknown session"
+        state.send(
+            frame.sender.name, replace(session.last, request=frame.request, problem=problem or session.last.problem)
+        )
+
+    def _begin(self, frame: Gather) -> Session | None:
+        state = self.state
+        seq = state.fifo.executed_seq
+        if frame.whole:
+            keys: Iterator[Key] = _all_keys(state)
+        elif state.changes.reaches(frame.common):
+            keys = iter([(each.table, each.key_bytes) for each in state.changes.beyond(frame.common)])
+        else:
+            return None
+        session = self.sessions[frame.sender.name] = Session(frame.sender, frame.session, keys, seq)
+        state.note("catchup_begun", node=frame.sender.name, after=frame.common, whole=bool(frame.whole))
+        return session
+
+    def _next(self, session: Session, frame: Gather) -> Gathered:
+        """Make the next chunk."""
+        state = self.state
+        problem = ""
+        rows: list[Row] = []
+        rows_max = state.rules.catchup_rows_max
+        if not state.changes.reaches(session.round_seq):
+            problem = "unknown session"  # the list overflowed meanwhile: it must begin anew
+        else:
+            try:
+                rows = [(table, key, state.row(table, key)) for table, key in unpack_keys(frame.keys)]
+            except (UsageError, IndexError):
+                problem = "garbage"
+        if not problem:
+            rows += self._take(session, rows_max - len(rows))
+            if frame.is_last and len(rows) < rows_max and not session.position:
+                self._go_round(session)
+                rows += self._take(session, rows_max - len(rows))
+        position = b""
+        if session.position and not session.captured:
+            position = session.position
+            state.note("catchup_captured", node=session.member.name, rounds=session.rounds)
+        left = len(session.captured)
+        packed = pack_wire(rows)
+        return Gathered(
+            frame.request, frame.view, state.me, frame.session, frame.number, packed, position, left, problem
+        )
+
+    def _take(self, session: Session, count: int) -> list[Row]:
+        """Take rows until the chunk is full or nothing is left of this round."""
+        state, size = self.state, 0
+        rows: list[Row] = []
+        while len(rows) < count and size < CHUNK_BYTES:
+            if session.position:
+                if not session.captured:
+                    break
+                row = session.captured.pop()
+            else:
+                key = next(session.left, None)
+                if key is None:
+                    break
+                row = (*key, state.row(*key))
+            rows.append(row)
+            size += len(row[1]) + len(row[2] or b"") + 4
+        return rows
+
+    def _go_round(self, session: Session) -> None:
+        """All of a round is given: what changed meanwhile is the next, or, if it is little, is captured at this seq."""
+        state = self.state
+        keys = [(each.table, each.key_bytes) for each in state.changes.beyond(session.round_seq)]
+        session.rounds += 1
+        session.round_seq = state.fifo.executed_seq
+        if len(keys) > state.rules.catchup_rows_max and session.rounds < ROUNDS_MAX:
+            session.left = iter(keys)
+            return
+        session.captured = [(table, key, state.row(table, key)) for table, key in keys]
+        session.position = state.position().to_bytes()
+
+    def forget(self) -> None:
+        """No longer the active: every returning node begins anew elsewhere (C5)."""
+        self.sessions.clear()
+
+
+def _all_keys(state: State) -> Iterator[Key]:
+    """Yield the keys of everything there is now; what comes later is in the change list."""
+    for table in state.database.tables:
+        encode = table.key_codec.encode
+        for key in list(table.rows):
+            yield table.index, encode(key, "key")
+    transactions = state.transactions
+    for txn_id in [*transactions.open, *transactions.finished, *transactions.named]:
+        yield TRANSACTIONS, txn_id
+
+
+def unpack_keys(blob: bytes) -> list[Key]:
+    """Unpack keys. Raises UsageError."""
+    keys = unpack_wire(blob)
+    if type(keys) is not tuple or not all(
+        type(each) is tuple and len(each) == 2 and type(each[0]) is int and type(each[1]) is bytes for each in keys
+    ):
+        raise UsageError("not a list of keys")
+    return list(keys)
+
+
+def unpack_rows(blob: bytes) -> list[Row]:
+    """Unpack rows. Raises UsageError."""
+    rows = unpack_wire(blob)
+    if type(rows) is not tuple or not all(
+        type(each) is tuple
+        and len(each) == 3
+        and type(each[0]) is int
+        and type(each[1]) is bytes
+        and (each[2] is None or type(each[2]) is bytes)
+        for each in rows
+    ):
+        raise UsageError("not a list of rows")
+    return list(rows)

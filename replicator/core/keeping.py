@@ -1,0 +1,109 @@
+"""Own what goes to the disk and comes back from it: the store as one more follower of the change list (DESIGN.md section 9).
+
+One `Write` is under way at a time; all that changes meanwhile is the next, with each row once (group commit). A restart
+takes the stored state as it is: no entry is run again.
+"""
+
+from __future__ import annotations
+
+from replicator.core.changes import TRANSACTIONS, Op
+from replicator.core.effects import Write, Written
+from replicator.core.persistence import Batch, Restored, StoredRow
+from replicator.core.state import State
+from replicator.errors import CorruptRecord, UsageError
+
+
+class Keeper:
+    """What a replica does about its own disk. Without a durable store: nothing."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._writing: int | None = None  # up to where a `Write` is under way
+        if state.rules.is_durable:
+            state.changes.unsaved_from = 0
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a batch is on its way to the disk."""
+        return self._writing is not None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the disk lacks something that was executed."""
+        state = self.state
+        return state.rules.is_durable and (self.is_writing or state.written_seq < state.fifo.executed_seq)
+
+    def pump(self) -> None:
+        """End of a turn: give the disk what changed since the last batch. O(rows changed)."""
+        state = self.state
+        if self._writing is not None or state.fifo.executed_seq <= state.written_seq or not state.rules.is_durable:
+            return
+        row = state.row
+        rows = [
+            StoredRow(table, key_bytes, row(table, key_bytes), last_seq)
+            for table, key_bytes, _, _, last_seq in state.changes.beyond(state.written_seq)
+        ]
+        self.write(Batch(state.position(), rows))
+
+    def write(self, batch: Batch) -> None:
+        """Give the disk a batch."""
+        assert self._writing is None
+        self._writing = batch.position.seq
+        self.state.changes.saved(batch.position.seq)
+        self.state.effects.append(Write(batch))
+
+    def on_written(self, written: Written) -> None:
+        """A batch is durable."""
+        assert written.seq == self._writing
+        self._writing = None
+        self.state.written_seq = written.seq
+
+    def restore(self, restored: Restored) -> None:
+        """Take up the state that the disk held. O(rows log rows). Raises CorruptRecord: it must not be used then."""
+        state, position = self.state, restored.position
+        tables = state.database.tables
+        rows: list[dict[bytes, bytes]] = [{} for _ in tables]
+        listed: list[StoredRow] = []
+        for stored in restored.rows:
+            table, key_bytes, row, seq = stored
+            if seq > position.low:
+                listed.append(stored)
+            if row is None:
+                continue
+            if table == TRANSACTIONS:
+                state.transactions.put(key_bytes, row)
+            elif table < len(tables):
+                rows[table][key_bytes] = row
+            else:
+                raise CorruptRecord(f"the store holds a row of table {table}, which the service does not have")
+        try:
+            for each, found in zip(tables, rows, strict=True):
+                each.load(found)
+        except (UsageError, ValueError, TypeError) as error:
+            raise CorruptRecord(f"a stored key does not read back: {error}") from error
+        self._set_position(restored)
+        for stored in sorted(listed, key=_last_seq):
+            op = Op.UPDATE if stored.row is not None else Op.DELETE
+            state.changes.replace(stored.table, stored.key_bytes, op, stored.seq, stored.seq)
+        if state.digest != position.digest:
+            raise CorruptRecord(
+                f"the stored rows have digest {state.digest:016x}, not {position.digest:016x} as when they were written: "
+                "the disk is damaged"
+            )
+        state.note("restored", seq=position.seq, view=position.view, rows=state.database.row_count)
+
+    def _set_position(self, restored: Restored) -> None:
+        state, position = self.state, restored.position
+        state.transactions.arrange()
+        state.transactions.watermark_ms = position.watermark_ms
+        state.header_ms = position.header_ms
+        state.clock_ms = max(state.clock_ms, position.header_ms)
+        state.fifo.restart(position.seq, position.view)
+        state.history = list(position.history)
+        state.written_seq = state.changes.unsaved_from = position.seq
+        state.changes.restart(position.low)
+        state.is_restored = True
+
+
+def _last_seq(stored: StoredRow) -> int:
+    return stored.seq

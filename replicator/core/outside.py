@@ -1,0 +1,85 @@
+"""Own what a node does that is not in sync: form an empty database, open one again after an outage, or ask to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replicator.core.backup import Backup
+from replicator.core.effects import Connect
+from replicator.core.messages import Join
+from replicator.core.recovery import Recovery
+from replicator.core.restarting import Restarting
+from replicator.core.state import State
+from replicator.core.views import Member, View, formed
+
+
+class Outside:
+    """The role OUTSIDE, by the clock."""
+
+    def __init__(
+        self,
+        state: State,
+        backup: Backup,
+        recovery: Recovery,
+        restarting: Restarting,
+        propose: Callable[[View, str], None],
+        read: Callable[[], None],
+    ) -> None:
+        self.state = state
+        self.backup = backup
+        self.recovery = recovery
+        self.restarting = restarting
+        self.propose = propose
+        self.read = read
+        self.join_ms = -(10**9)
+        self._read_ms = -(10**9)
+
+    def consider(self, view: View, dead: Member | None) -> None:
+        """Do what is due now; *dead*: an active that surely is gone."""
+        state = self.state
+        is_silent = state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms
+        is_gone = view.active is None or dead == view.active or is_silent
+        if not view.opened and is_gone:
+            # No message was ever accepted: any node may form the database.
+            self.propose(formed(view, state.me), "forms the database, which no message has reached yet")
+        elif self.recovery.is_running:
+            self.recovery.on_tick()
+        elif self.recovery.keeper.is_writing or state.elapsed_ms - self.join_ms < state.rules.heartbeat_ms:
+            return  # what was caught up must be on the disk before anybody counts on it (V12)
+        elif self.restarting.consider(view, is_active_gone=is_gone):
+            return
+        elif state.elapsed_ms - self.backup.fed_ms >= 2 * state.rules.heartbeat_ms:  # else the active brings us level
+            self._ask_in(view)
+
+    def _ask_in(self, view: View) -> None:
+        """Say where this node stands to all that are in sync.
+
+        Not only to the active: the backups of a former life must hear of this one (V6), and after a total outage all that
+        were in sync must know of each other (V13).
+        """
+        state = self.state
+        self.join_ms = state.elapsed_ms
+        for member in view.in_sync:
+            if member.name == state.me.name:
+                continue
+            if state.linked.get(member.name):
+                state.send(member.name, self._join())
+            else:
+                state.effects.append(Connect(member.name))
+        if state.elapsed_ms - self._read_ms >= state.rules.suspect_ms:
+            self._read_ms = state.elapsed_ms
+            self.read()
+
+    def _join(self) -> Join:
+        state = self.state
+        fifo = state.fifo
+        return Join(
+            state.next_request(),
+            state.me,
+            state.fingerprint,
+            fifo.last_view,
+            fifo.last_seq,
+            state.position().to_bytes(),
+            int(state.is_restored),
+            int(self.recovery.is_whole_wanted),
+        )

@@ -1,0 +1,77 @@
+"""Own what an active knows of each other node in the present view, and the replies that wait for a barrier.
+
+What was *sent* (`next_seq`, a guess) is kept apart from what is *proved* to be held (`match_*`, 0 at each new view): only the
+proof releases replies (V1).
+"""
+
+from __future__ import annotations
+
+from replicator.core.messages import Level
+from replicator.core.views import Member
+
+
+class Peer:
+    """Another node as the active sees it, in the present view."""
+
+    __slots__ = (
+        "acked_round",
+        "answered",
+        "asked_ms",
+        "heard_ms",
+        "is_adopted",
+        "is_joining",
+        "last_seq",
+        "last_view",
+        "match_applied",
+        "match_durable",
+        "match_received",
+        "member",
+        "next_seq",
+        "outstanding",
+        "sent_ms",
+        "sent_round",
+    )
+
+    def __init__(self, member: Member, elapsed_ms: int, *, is_joining: bool) -> None:
+        self.member = member
+        self.is_joining = is_joining
+        self.answered = False  # it has told its position in this view
+        self.is_adopted = False  # its position was found in our FIFO: match_* are proof
+        self.last_view = 0
+        self.last_seq = 0
+        self.match_received = 0
+        self.match_applied = 0
+        self.match_durable = 0
+        self.next_seq = 1
+        self.outstanding = 0  # forwards sent and not acked
+        self.sent_round = 0
+        self.acked_round = 0
+        self.asked_ms = -1
+        self.sent_ms = elapsed_ms
+        self.heard_ms = elapsed_ms
+
+    def match(self, level: Level) -> int:
+        """Return up to where it is proved to have reached *level*."""
+        if level is Level.RECEIVED:
+            return self.match_received
+        return self.match_durable if level is Level.DURABLE else self.match_applied
+
+    def settle(self, received: int, applied: int) -> None:
+        """Take its position as proof."""
+        self.is_adopted = True
+        self.match_received = received
+        self.match_applied = applied
+        self.next_seq = received + 1
+
+
+class Barrier:
+    """A reply that waits for a round begun after its message came, and for what its read saw (V10)."""
+
+    __slots__ = ("body", "round", "seq", "status", "token")
+
+    def __init__(self, token: object, status: int, body: bytes, round_no: int, seq: int) -> None:
+        self.token = token
+        self.status = status
+        self.body = body
+        self.round = round_no
+        self.seq = seq

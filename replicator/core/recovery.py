@@ -1,0 +1,262 @@
+"""Own the returning node's side of a catch-up: collect aside, apply at once, or not at all (DESIGN.md section 8, C3 to C5).
+
+Nothing of the set touches the state before it is complete and, applied, would have the active's digest at S. What this node
+had changed beyond the common point, which nobody acknowledged, is rolled back by taking the active's rows for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replicator.core.catchup import Key, unpack_rows
+from replicator.core.changes import TRANSACTIONS, Op
+from replicator.core.effects import Connect
+from replicator.core.keeping import Keeper
+from replicator.core.messages import Gather, Gathered, JoinAnswer
+from replicator.core.persistence import Batch, Position, StoredRow, common_point
+from replicator.core.state import State
+from replicator.core.transactions import Transaction
+from replicator.core.views import Member
+from replicator.errors import CorruptRecord, UsageError
+from replicator.tables import DIGEST_MASK, row_hash
+from replicator.values import pack_wire
+
+#: So many of the keys that were undone are named in the Note.
+UNDONE_SHOWN = 20
+
+
+class Recovery:
+    """What a node outside does to come back."""
+
+    def __init__(self, state: State, keeper: Keeper, on_caught_up: Callable[[], None]) -> None:
+        self.state = state
+        self.keeper = keeper
+        self._on_caught_up = on_caught_up
+        self._is_applied = False  # and perhaps not yet on the disk
+        self.is_whole_wanted = False  # what this node holds has proved to be of no use
+        self.source: Member | None = None  # who brings us level
+        self.rows_done = 0
+        self.bytes_done = 0
+        self._session = 0
+        self._number = 0
+        self._common = 0
+        self._is_whole = False
+        self._undone: list[Key] = []  # our own changes beyond the common point
+        self._keys_left: list[Key] = []
+        self._collected: dict[Key, bytes | None] = {}
+        self._final: Position | None = None
+        self._began_ms = 0
+        self._asked_ms = 0
+        self._not_before_ms = 0
+        self._tries = 0  # of the chunk asked for now
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a catch-up is under way."""
+        return self.source is not None
+
+    def stop(self, why: str) -> None:
+        """Drop what was collected: nothing of it has touched the state."""
+        if self.source is not None:
+            self.state.note("catchup_dropped", node=self.source.name, why=why, rows=self.rows_done)
+        self.source = None
+        self._collected = {}
+        self._final = None
+        self._undone, self._keys_left = [], []
+
+    def on_view(self, active: Member | None) -> None:
+        """A new view: with the same active the catch-up goes on, else it begins anew elsewhere (C5)."""
+        if self.source is not None and self.source != active:
+            self.stop("the active has changed")
+        self._tries = 0
+
+    def begin(self, answer: JoinAnswer) -> None:
+        """The active has said that a catch-up is needed, and from where."""
+        state = self.state
+        if self.source == answer.sender:
+            return
+        self._common = answer.common
+        self._is_whole = answer.catch_up == 2 or not state.changes.reaches(answer.common)
+        self.source = answer.sender
+        self._session = state.next_request()
+        self._number = 0
+        listed = [] if self._is_whole else state.changes.beyond(answer.common)
+        self._undone = [(each.table, each.key_bytes) for each in listed]
+        self._keys_left = list(self._undone)
+        self._collected, self._final = {}, None
+        self.rows_done = self.bytes_done = 0
+        self._began_ms = self._not_before_ms = state.elapsed_ms
+        state.note("catchup_begins", source=answer.sender.name, after=answer.common, whole=self._is_whole)
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        self._number += 1
+        self._tries = 0
+        self.on_tick()
+
+    def on_tick(self) -> None:
+        """Ask for the next chunk when the rate allows it; ask again for one that does not come."""
+        state, source, rules = self.state, self.source, self.state.rules
+        if source is None or state.view is None or self._final is not None or state.elapsed_ms < self._not_before_ms:
+            return
+        if self._tries and state.elapsed_ms - self._asked_ms < 2 * rules.heartbeat_ms:
+            return
+        if self._tries * 2 * rules.heartbeat_ms > 2 * rules.suspect_ms:
+            self.stop("the active is silent")
+            return
+        self._tries += 1
+        self._asked_ms = state.elapsed_ms
+        if not state.linked.get(source.name):
+            state.effects.append(Connect(source.name))
+            return
+        frame = Gather(
+            state.next_request(),
+            state.view.number,
+            state.me,
+            self._session,
+            self._number,
+            self._common,
+            int(self._is_whole),
+            pack_wire(self._keys_left[: state.rules.catchup_rows_max]),
+            int(len(self._keys_left) <= state.rules.catchup_rows_max),
+        )
+        state.send(source.name, frame)
+
+    def on_gathered(self, frame: Gathered) -> None:
+        """Put a chunk aside; with the last one, take it all."""
+        state = self.state
+        if frame.sender != self.source or frame.session != self._session or frame.number != self._number:
+            return
+        if self._final is not None:
+            return
+        try:
+            if frame.problem:
+                raise UsageError(frame.problem)
+            rows = unpack_rows(frame.rows)
+            final = Position.from_bytes(frame.position) if frame.position else None
+        except (UsageError, CorruptRecord) as error:
+            self.stop(str(error))
+            return
+        del self._keys_left[: state.rules.catchup_rows_max]
+        for table, key_bytes, row in rows:
+            self._collected[table, key_bytes] = row
+        self.rows_done += len(rows)
+        self.bytes_done += len(frame.rows) + len(frame.position)
+        wait_ms = len(frame.rows) * 1000 // state.rules.catchup_bytes_per_s
+        self._not_before_ms = max(self._not_before_ms, state.elapsed_ms) + wait_ms
+        if final is None:
+            self._ask_next()
+        else:
+            self._final = final
+            self.finish()
+
+    def finish(self) -> None:
+        """The set is complete: check its digest, then apply it at once. Waits for a write that is under way."""
+        state, final, source = self.state, self._final, self.source
+        if self.keeper.is_writing:
+            return
+        if self._is_applied:
+            self._is_applied = False
+            self._on_caught_up()
+        if final is None or source is None:
+            return
+        try:
+            digest = self._digest_whole(final) if self._is_whole else self._digest_difference(final)
+        except CorruptRecord as error:
+            self.stop(str(error))
+            return
+        if digest != final.digest:
+            self.is_whole_wanted = True
+            self.stop("applied, it would not have the active's digest: everything must be compared")
+            return
+        undone = [] if self._is_whole else self._undone
+        if undone:
+            shown = ", ".join(self._shown(key) for key in undone[:UNDONE_SHOWN])
+            state.note("rolled_back", count=len(undone), after=self._common, keys=shown)
+        self._apply(final)
+        took_ms = state.elapsed_ms - self._began_ms
+        state.note(
+            "catchup_applied",
+            source=source.name,
+            seq=final.seq,
+            rows=len(self._collected),
+            bytes=self.bytes_done,
+            ms=took_ms,
+            whole=self._is_whole,
+            undone=len(undone),
+        )
+        self.is_whole_wanted = False
+        self.source = self._final = None
+        self._collected = {}
+        self._is_applied = True
+        self.finish()
+
+    def _shown(self, key: Key) -> str:
+        table, key_bytes = key
+        if table == TRANSACTIONS:
+            return f"transaction {key_bytes.hex()}"
+        rows = self.state.database.tables[table]
+        return f"{rows.name}[{rows.key_codec.decode(key_bytes)!r}]"
+
+    def _digest_difference(self, final: Position) -> int:
+        """Return the digest that the state would have. O(rows collected)."""
+        state = self.state
+        digest = state.digest - state.transactions.watermark_ms + final.watermark_ms
+        for (table, key_bytes), row in self._collected.items():
+            old = state.row(table, key_bytes)
+            if old is not None:
+                digest -= _hash(table, key_bytes, old)
+            if row is not None:
+                digest += _hash(table, key_bytes, row)
+        return digest & DIGEST_MASK
+
+    def _digest_whole(self, final: Position) -> int:
+        digest = final.watermark_ms
+        for (table, key_bytes), row in self._collected.items():
+            if row is not None:
+                digest += _hash(table, key_bytes, row)
+        return digest & DIGEST_MASK
+
+    def _apply(self, final: Position) -> None:
+        """Take the set: rows, transactions, FIFO, history, change list; and give it to the disk in one transaction."""
+        state = self.state
+        tables, transactions, changes = state.database.tables, state.transactions, state.changes
+        if self._is_whole:
+            for table in tables:
+                table.load({})
+            transactions.forget_all()
+            changes.restart(final.seq)
+        for (number, key_bytes), row in self._collected.items():
+            if number == TRANSACTIONS:
+                transactions.put(key_bytes, row)
+            else:
+                table = tables[number]
+                table.apply(table.key_codec.decode(key_bytes), key_bytes, row)
+            if not self._is_whole:
+                op = Op.DELETE if row is None else Op.UPDATE
+                changes.replace(number, key_bytes, op, self._common + 1, final.seq)
+        transactions.arrange()
+        transactions.watermark_ms = final.watermark_ms
+        state.header_ms = final.header_ms
+        state.clock_ms = max(state.clock_ms, final.header_ms)
+        state.fifo.restart(final.seq, final.view)
+        state.history = list(final.history)
+        assert state.digest == final.digest
+        if state.rules.is_durable:
+            state.written_seq = 0
+            rows = [StoredRow(table, key, row, final.seq) for (table, key), row in self._collected.items()]
+            self.keeper.write(Batch(state.position(), rows, self._is_whole))
+
+
+def _hash(table: int, key_bytes: bytes, row: bytes) -> int:
+    if table == TRANSACTIONS:
+        return Transaction.from_bytes(key_bytes, row).hash
+    return row_hash(table, key_bytes, row)
+
+
+def catch_up_of(state: State, theirs: Position, *, is_whole_wanted: bool) -> tuple[int, int]:
+    """Say for the active how a node at *theirs* comes back: (2, 0) everything, or (1, the common point)."""
+    common = common_point(tuple(state.history), state.fifo.executed_seq, theirs.history, theirs.seq)
+    if is_whole_wanted or not state.changes.reaches(common) or theirs.low > common:
+        return 2, 0
+    return 1, common

@@ -1,0 +1,69 @@
+"""Own the thread that writes: batches in, one after the other, and word back to the loop when each is durable.
+
+The loop never waits for the disk. One batch is under way at a time; the core gathers the next meanwhile (group commit).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from replicator.core.persistence import Batch, Restored
+from replicator.errors import StorageError
+from replicator.store import Store
+
+Done = Callable[[int], None]
+Failed = Callable[[StorageError], None]
+
+
+class WriterLike(Protocol):
+    """What a node needs of its store."""
+
+    def load(self) -> Restored | None:
+        """Return what is stored, or None. Raises CorruptRecord, StorageError."""
+
+    def write(self, batch: Batch) -> None:
+        """Store a batch; the seq is told when it is durable."""
+
+    def close(self) -> None:
+        """Finish what was given, and give the files back."""
+
+
+class StoreWriter:
+    """Writes to *store* on a thread of its own; *done* and *failed* are called on the loop, by *hand_over*."""
+
+    def __init__(
+        self, store: Store, hand_over: Callable[[Callable[[], None]], None], done: Done, failed: Failed
+    ) -> None:
+        self._store = store
+        self._hand_over = hand_over
+        self._done = done
+        self._failed = failed
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    def load(self) -> Restored | None:
+        """Return what is stored. Only before the first `write`."""
+        return self._store.load()
+
+    def write(self, batch: Batch) -> None:
+        """Store a batch; returns at once."""
+        self._batches.put(batch)
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            try:
+                self._store.write(batch)
+            except StorageError as error:
+                self._hand_over(lambda error=error: self._failed(error))  # type: ignore[misc]
+                return
+            self._hand_over(lambda seq=batch.position.seq: self._done(seq))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Finish what was given, and close the store."""
+        self._batches.put(None)
+        self._thread.join()
+        self._store.close()

@@ -1,0 +1,38 @@
+"""Own the store that keeps nothing beyond its process: the contract in its plainest form, and the simulator's disk."""
+
+from __future__ import annotations
+
+from replicator.core.persistence import Batch, Position, Restored, StoredRow
+
+
+class MemoryStore:
+    """Rows in a dict. What is loaded is what was written."""
+
+    def __init__(self) -> None:
+        self._position: Position | None = None
+        self._rows: dict[tuple[int, bytes], StoredRow] = {}
+        self._gone: dict[tuple[int, bytes], int] = {}  # of these, the ones without a row
+
+    def load(self) -> Restored | None:
+        """Return what was written, or None."""
+        if self._position is None:
+            return None
+        return Restored(self._position, list(self._rows.values()))
+
+    def write(self, batch: Batch) -> None:
+        """Put the rows, drop what is gone and no longer listed."""
+        if batch.is_whole:
+            self._rows = {}
+            self._gone = {}
+        for stored in batch.rows:
+            key = (stored.table, stored.key_bytes)
+            self._rows[key] = stored
+            self._gone.pop(key, None)
+            if stored.row is None:
+                self._gone[key] = stored.seq
+        for key in [key for key, seq in self._gone.items() if seq <= batch.position.low]:
+            del self._rows[key], self._gone[key]
+        self._position = batch.position
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,137 @@
+"""Own the store on disk: one SQLite file per node, WAL, synchronous=FULL; readable with the `sqlite3` command.
+
+    meta(name, value)             format, database, service's tables, position
+    rows_NAME(key, row, seq)      one table for each table of the service; canonical packed bytes
+    transactions(key, row, seq)   open transactions and remembered replies
+    gone(tbl, key, seq)           rows that are gone, while some member may not know it
+
+Every batch is one transaction: after a crash the file holds the state at one seq. A write or fsync that failed ends the
+store for good: what the disk holds then is not known (RELIABILITY.md, pitfall 11).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from replicator.core.changes import TRANSACTIONS
+from replicator.core.persistence import Batch, Position, Restored, StoredRow
+from replicator.errors import CorruptRecord, StorageError
+
+FORMAT = "replicator 1"
+#: Pages of the write-ahead log after which SQLite moves them into the file: 16 MiB, seldom enough to stay off most commits.
+CHECKPOINT_PAGES = 4_096
+
+
+class SqliteStore:
+    """A node's rows in *path*. Raises StorageError, CorruptRecord for a file that cannot be used."""
+
+    def __init__(self, path: Path, tables: tuple[str, ...], database_id: str) -> None:
+        self.path = path
+        self._failed = ""
+        self._tables = {index: f'"rows_{name}"' for index, name in enumerate(tables)}
+        self._tables[TRANSACTIONS] = "transactions"
+        self._numbers = {name: index for index, name in self._tables.items()}
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise StorageError(f"{path} cannot be opened: {error}") from error
+        try:
+            self._open(tables, database_id)
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            kind = StorageError if isinstance(error, sqlite3.OperationalError) else CorruptRecord
+            raise kind(f"{path} cannot be used: {error}") from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self, tables: tuple[str, ...], database_id: str) -> None:
+        execute = self._connection.execute
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=FULL")
+        execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        execute("BEGIN IMMEDIATE")
+        execute("CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+        known = dict(execute("SELECT name, value FROM meta WHERE name != 'position'"))
+        wanted = {"format": FORMAT, "database": database_id, "tables": " ".join(tables)}
+        for name, value in wanted.items():
+            if name in known and known[name] != value:
+                raise StorageError(
+                    f"{self.path} is of {name} {known[name]!r}, this node is of {value!r}; "
+                    "give it its own data folder, or remove this one to begin without data"
+                )
+        for name in self._tables.values():
+            execute(
+                f"CREATE TABLE IF NOT EXISTS {name}(key BLOB PRIMARY KEY, row BLOB NOT NULL, seq INTEGER NOT NULL) "
+                "WITHOUT ROWID"
+            )
+        execute(
+            "CREATE TABLE IF NOT EXISTS gone(tbl INTEGER, key BLOB, seq INTEGER NOT NULL, PRIMARY KEY(tbl, key)) "
+            "WITHOUT ROWID"
+        )
+        execute("CREATE INDEX IF NOT EXISTS gone_seq ON gone(seq)")
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", wanted.items())
+        execute("COMMIT")
+
+    def load(self) -> Restored | None:
+        """Return what is stored, or None if nothing ever was. Raises CorruptRecord, StorageError."""
+        try:
+            found = self._connection.execute("SELECT value FROM meta WHERE name = 'position'").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+        if found is None:
+            return None
+        return Restored(Position.from_bytes(found[0]), self._rows())
+
+    def _rows(self) -> Iterator[StoredRow]:
+        try:
+            for number, name in self._tables.items():
+                for key, row, seq in self._connection.execute(f"SELECT key, row, seq FROM {name}"):
+                    yield StoredRow(number, key, row, seq)
+                unless_back = f"tbl = ? AND NOT EXISTS (SELECT 1 FROM {name} back WHERE back.key = gone.key)"
+                for key, seq in self._connection.execute(f"SELECT key, seq FROM gone WHERE {unless_back}", (number,)):
+                    yield StoredRow(number, key, None, seq)
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: sqlite3.DatabaseError) -> CorruptRecord:
+        return CorruptRecord(f"{self.path} does not read back: {error}", file=str(self.path))
+
+    def write(self, batch: Batch) -> None:
+        """Store a batch in one transaction, fsynced. Raises StorageError, and ever after: the node must halt."""
+        if self._failed:
+            raise StorageError(f"{self.path} failed before ({self._failed}): start the node again")
+        try:
+            self._write(batch)
+        except sqlite3.Error as error:
+            self._failed = str(error)
+            raise StorageError(f"{self.path} cannot be written: {error}") from error
+
+    def _write(self, batch: Batch) -> None:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        if batch.is_whole:
+            for name in (*self._tables.values(), "gone"):
+                connection.execute(f"DELETE FROM {name}")
+        puts: dict[int, list[tuple[bytes, bytes, int]]] = {}
+        gone: list[tuple[int, bytes, int]] = []
+        for table, key, row, seq in batch.rows:
+            if row is None:
+                gone.append((table, key, seq))
+            else:
+                puts.setdefault(table, []).append((key, row, seq))
+        for table, rows in puts.items():
+            connection.executemany(f"INSERT OR REPLACE INTO {self._tables[table]} VALUES(?, ?, ?)", rows)
+        for table, key, _ in gone:
+            connection.execute(f"DELETE FROM {self._tables[table]} WHERE key = ?", (key,))
+        low = batch.position.low
+        connection.executemany("INSERT OR REPLACE INTO gone VALUES(?, ?, ?)", [each for each in gone if each[2] > low])
+        connection.execute("DELETE FROM gone WHERE seq <= ?", (low,))
+        connection.execute("INSERT OR REPLACE INTO meta VALUES('position', ?)", (batch.position.to_bytes(),))
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
