@@ -37,6 +37,7 @@ class Recovery:
         self.source: Member | None = None  # who brings us level
         self.rows_done = 0
         self.bytes_done = 0
+        self.applied_seq = 0  # where the last catch-up of this life has brought us
         self._session = 0
         self._number = 0
         self._common = 0
@@ -240,6 +241,7 @@ class Recovery:
         state.header_ms = final.header_ms
         state.clock_ms = max(state.clock_ms, final.header_ms)
         state.fifo.restart(final.seq, final.view)
+        self.applied_seq = final.seq
         state.history = list(final.history)
         assert state.digest == final.digest
         if state.rules.is_durable:

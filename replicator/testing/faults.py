@@ -25,6 +25,7 @@ KINDS = {
     "isolate": 3,
     "zombie": 3,
     "orphan": 2,
+    "outage": 2,
     "isolate_all": 1,
     "reset": 4,
     "slow": 2,

@@ -354,4 +354,127 @@ MUTANTS: tuple[Mutant, ...] = (
         "status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE",
         "status = Status.UNAVAILABLE",
     ),
+    _one(
+        "V4",
+        "alone, a reply does not wait for the own disk",
+        ACTIVE,
+        "if state.rules.is_durable and (level is Level.DURABLE or not required):",
+        "if state.rules.is_durable and level is Level.DURABLE:",
+    ),
+    _one(
+        "V4",
+        "a view of one is called safe before the disk holds everything",
+        COUNCIL,
+        "if state.rules.is_durable and state.written_seq >= self.active.begin_seq:",
+        "if state.rules.is_durable:",
+    ),
+    _one("V11", "an adopted view is not written down", COUNCIL, "        state.effects.append(WriteView(view))\n", ""),
+    Mutant(
+        "V12",
+        "a node that has caught up joins before its disk holds that",
+        (
+            Edit(OUTSIDE, "self.recovery.keeper.is_writing or state.elapsed_ms", "state.elapsed_ms"),
+            Edit(
+                RECOVERY,
+                "        if self.keeper.is_writing:\n            return\n        if self._is_applied:",
+                "        if self._is_applied:",
+            ),
+            Edit(KEEPING, "        assert self._writing is None\n", ""),
+            Edit(KEEPING, "        assert written.seq == self._writing\n", ""),
+        ),
+    ),
+    _one(
+        "V13",
+        "after an outage one of several opens without the others",
+        RESTARTING,
+        "            if returned is None or returned[0].incarnation <= member.incarnation:\n                return False\n",
+        "            if returned is None or returned[0].incarnation <= member.incarnation:\n                continue\n",
+    ),
+    _one(
+        "V13",
+        "after an outage the one that holds least opens",
+        RESTARTING,
+        "            if (returned[1], returned[2], member.name) > mine:\n",
+        "            if (returned[1], returned[2], member.name) < mine:\n",
+    ),
+    Mutant(
+        "C1",
+        "the change list forgets what a member still lacks, and does not say so",
+        (
+            Edit(
+                ACTIVE,
+                "floor = min(self.floors.values(), default=state.fifo.executed_seq)",
+                "floor = state.fifo.executed_seq",
+            ),
+            Edit(CHANGES, "        return seq >= self.low\n", "        return True\n"),
+        ),
+    ),
+    _one(
+        "C2",
+        "an inserted and deleted row leaves the list",
+        CHANGES,
+        "            listed[key] = (result, old[1], seq)\n            listed.move_to_end(key)\n",
+        "            listed[key] = (result, old[1], seq)\n            listed.move_to_end(key)\n"
+        "            if old[0] is Op.INSERT and op is Op.DELETE:\n                del listed[key]\n",
+    ),
+    _one(
+        "C3",
+        "the common point is the lesser seq, whatever the views",
+        "replicator.core.persistence",
+        "    return min(our_ends[highest], their_ends[highest])\n",
+        "    return min(our_seq, their_seq)\n",
+    ),
+    _one(
+        "C4",
+        "what a returning node had changed itself is not undone",
+        RECOVERY,
+        "listed = [] if self._is_whole else state.changes.beyond(answer.common)",
+        "listed: list[object] = []",
+    ),
+    _one(
+        "C4",
+        "what changes during a catch-up does not come round again",
+        CATCHUP,
+        "for each in state.changes.beyond(session.round_seq)]\n        session.rounds",
+        "for each in state.changes.beyond(1 << 62)]\n        session.rounds",
+    ),
+    _one(
+        "C4",
+        "rows taken by a catch-up do not enter the own list",
+        RECOVERY,
+        "changes.replace(number, key_bytes, op, self._common + 1, final.seq)",
+        "pass",
+    ),
+    _one(
+        "C5",
+        "a set is applied as it comes",
+        RECOVERY,
+        "            self._collected[table, key_bytes] = row\n",
+        "            self._collected[table, key_bytes] = row\n"
+        "            if table < len(state.database.tables):\n"
+        "                rows_of = state.database.tables[table]\n"
+        "                rows_of.apply(rows_of.key_codec.decode(key_bytes), key_bytes, row)\n",
+    ),
+    _one("C6", "a list that overflowed is used as if it were whole", CHANGES, "return seq >= self.low", "return True"),
+    _one(
+        "S1",
+        "a batch counts as written when it is given to the disk",
+        KEEPING,
+        "        self._writing = batch.position.seq\n",
+        "        self._writing = batch.position.seq\n        self.state.written_seq = batch.position.seq\n",
+    ),
+    _one(
+        "S2",
+        "a backup acks as durable what its disk does not hold",
+        BACKUP,
+        "            state.written_seq if state.rules.is_durable else state.fifo.executed_seq,\n",
+        "            state.fifo.executed_seq,\n",
+    ),
+    _one(
+        "S3",
+        "a restart forgets the remembered replies",
+        KEEPING,
+        "                state.transactions.put(key_bytes, row)\n",
+        "                pass\n",
+    ),
 )

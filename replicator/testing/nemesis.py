@@ -104,6 +104,32 @@ class Nemesis:
         else:
             self.cluster.crash(name)
 
+    def _outage(self, fault: Fault) -> None:
+        """The power fails: all nodes die at one moment, and come back one by one (V13)."""
+        cluster = self.cluster
+        if not self._is_all_on_disk():
+            cluster.recorder.faults["spared"] += 1
+            return
+        cluster.recorder.fault("outage")
+        for name in cluster.living():
+            cluster.crash(name)
+        for number, name in enumerate(sorted(cluster.nodes, key=lambda name: cluster.disks[name].starts + fault.size)):
+            cluster.timeline.after_us(fault.for_ms * (number + 1) * 1000, lambda name=name: self._back(name))  # type: ignore[misc]
+
+    def _is_all_on_disk(self) -> bool:
+        """Whether, in whatever record may be in force, some member in sync has all that was ever released on its disk."""
+        cluster = self.cluster
+        record, released = cluster.record, cluster.witness.released_seq
+        if cluster.config.database.store == "memory" or not record.opened:
+            return False
+        for view in [record, *[view for view in cluster.recorder.proposals if view.number > record.number]]:
+            if len(view.in_sync) == 1 and not view.safe:
+                return False
+            nodes = [cluster.nodes[member.name] for member in view.in_sync if cluster.nodes[member.name].me == member]
+            if not any(node.replica is not None and node.replica.state.written_seq >= released for node in nodes):
+                return False
+        return True
+
     def _restart(self, fault: Fault) -> None:
         dead = [name for name in self.cluster.nodes if not self.cluster.processes[name].is_alive]
         if dead:

@@ -47,6 +47,12 @@ class Witness:
     def on_change(self, view: View) -> None:
         """The record has changed: whoever is in sync now holds all that was ever released."""
         self.record = view
+        for node in self._living(view):
+            replica = node.replica
+            assert replica is not None
+            applied, written = replica.council.recovery.applied_seq, replica.state.written_seq
+            if replica.state.rules.is_durable and written < applied:
+                self._tell("V12", f"{node.name} is in sync, its disk does not hold the catch-up at seq {applied}")
         for state in self._states(view):
             if state.fifo.last_seq < self.released_seq:
                 self._tell(
@@ -62,6 +68,8 @@ class Witness:
         if answer.status > Status.FAILED or facts.level < Level.RECEIVED or not facts.seq:
             return
         self.released_seq = max(self.released_seq, facts.seq)
+        if node.folder.highest_view < facts.view:
+            self._tell("V11", f"{node.name} answers in view {facts.view}, its disk knows {node.folder.highest_view}")
         view_at = node.replica.state.fifo.view_at(facts.seq)
         for state in self._states(self.record):
             theirs = state.fifo.view_at(facts.seq)
@@ -73,15 +81,24 @@ class Witness:
                 self._tell("V1", f"{node.name} released seq {facts.seq} as applied, which {state.me.name} has not done")
 
     def on_note(self, name: str, event: str, facts: Mapping[str, Any]) -> None:
-        """A member in sync never holds what its active lacks: the tail was taken over first."""
+        """What must never be said.
+
+        A member in sync never holds what its active lacks: the tail was taken over first. A difference that is complete and
+        does not fit shows that a list had forgotten something.
+        """
+        if event == "catchup_dropped" and "digest" in str(facts["why"]):
+            self._tell("C1", f"what {name} was given as the difference would not make it equal")
         if event == "conflict":
             self._tell("V7", f"{facts['node']}, in sync, holds entry {facts['seq']}, which {name} lacks")
 
-    def _states(self, view: View) -> list[Any]:
-        """The states of those members of a view whose incarnations live."""
-        states = []
+    def _living(self, view: View) -> list[SimNode]:
+        """Those members of a view whose incarnations live."""
+        found = []
         for member in view.in_sync:
             node = self._nodes.get(member.name)
             if node is not None and node.me == member and node.process.is_alive and node.replica is not None:
-                states.append(node.replica.state)
-        return states
+                found.append(node)
+        return found
+
+    def _states(self, view: View) -> list[Any]:
+        return [node.replica.state for node in self._living(view) if node.replica is not None]
