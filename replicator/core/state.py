@@ -105,6 +105,8 @@ class State:
 
     def tick(self, now_ms: int, elapsed_ms: int) -> None:
         """Take the clocks' readings."""
+        if not self.elapsed_ms:  # the first reading: where a monotonic clock begins means nothing
+            self.elapsed_ms = elapsed_ms
         passed_ms = max(0, elapsed_ms - self.elapsed_ms)
         self.clock_ms = max(now_ms, self.clock_ms + passed_ms)
         self.elapsed_ms += passed_ms

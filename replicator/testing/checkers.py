@@ -78,6 +78,29 @@ def nothing_taken(history: History) -> Iterable[str]:
             yield f"{name_of(first[ids])} was done at seq {first[ids].seq}, its caller was told {', '.join(sorted(statuses))}"
 
 
+def rightly_refused(history: History) -> Iterable[str]:
+    """P5: what is refused for the state of its transaction was in that state, at the seq that the refusal tells."""
+    lines: dict[str, list[Done]] = defaultdict(list)
+    for done in history.final:
+        lines[done.txn_id].append(done)
+    for call in history.calls:
+        if call.status != "refused" or call.readonly or not call.seq:
+            continue
+        past = [done for done in lines[call.txn_id] if done.seq <= call.seq]
+        last = max((done.msg_no for done in past if done.kind == "message"), default=0)
+        is_open = bool(past) and past[-1].is_open
+        problem = str(call.value)
+        is_wrong = (
+            (problem == "TransactionFinished" and is_open)
+            or (problem == "UnknownTransaction" and is_open)
+            or (problem == "StaleMessage" and call.msg_no >= last)
+            or (problem == "MessageGap" and call.msg_no <= last + 1)
+        )
+        if is_wrong:
+            where = f"message {last} of it was done, and it is {'open' if is_open else 'over'}"
+            yield f"{name_of(call)} was refused as {problem} at seq {call.seq}, where {where}"
+
+
 def same_reply(history: History) -> Iterable[str]:
     """P2: every repeat gets the same outcome, byte for byte where bytes were seen."""
     first: dict[tuple[str, int], Call] = {}
@@ -256,6 +279,7 @@ CHECKERS: dict[str, tuple[Check, str]] = {
     "lost": (lost, "final"),
     "exactly_once": (exactly_once, "calls"),
     "nothing_taken": (nothing_taken, "final"),
+    "rightly_refused": (rightly_refused, "final"),
     "same_reply": (same_reply, "calls"),
     "one_order": (one_order, "final"),
     "one_active": (one_active, "released"),

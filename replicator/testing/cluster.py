@@ -363,6 +363,7 @@ class Cluster(Generic[S]):
         """Let a process's wall clock jump."""
         self.recorder.fault("jump", process=name, ms=ms)
         self.processes[name].skew_ms += ms
+        self.recorder.skew_ms_max = max(self.recorder.skew_ms_max, self.processes[name].skew_ms)
 
     def stop_name_server(self) -> None:
         """Take the name server away; it forgets everything."""

@@ -38,6 +38,7 @@ KINDS = {
     "distributor_crash": 2,
     "client_crash": 1,
     "disk": 1,
+    "slow_disk": 3,
     "quiet": 2,
 }
 

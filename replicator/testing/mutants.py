@@ -445,15 +445,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "changes.replace(number, key_bytes, op, self._common + 1, final.seq)",
         "pass",
     ),
-    _one(
+    Mutant(
         "C5",
-        "a set is applied as it comes",
-        RECOVERY,
-        "            self._collected[table, key_bytes] = row\n",
-        "            self._collected[table, key_bytes] = row\n"
-        "            if table < len(state.database.tables):\n"
-        "                rows_of = state.database.tables[table]\n"
-        "                rows_of.apply(rows_of.key_codec.decode(key_bytes), key_bytes, row)\n",
+        "what was collected from a former active is kept",
+        (
+            Edit(RECOVERY, "        self._collected, self._final = {}, None\n", "        self._final = None\n"),
+            Edit(
+                RECOVERY,
+                "        self.source = None\n        self._collected = {}\n        self._final = None\n",
+                "        self.source = None\n        self._final = None\n",
+            ),
+        ),
+    ),
+    _one(
+        "P5",
+        "the first reading of a monotonic clock counts as time that has passed",
+        STATE,
+        "        if not self.elapsed_ms:  # the first reading: where a monotonic clock begins means nothing\n"
+        "            self.elapsed_ms = elapsed_ms\n",
+        "",
     ),
     _one("C6", "a list that overflowed is used as if it were whole", CHANGES, "return seq >= self.low", "return True"),
     _one(

@@ -15,11 +15,14 @@ from replicator.core.state import Role
 from replicator.core.views import View
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
+from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
 
 #: How long a starved process takes to get to what has arrived: microseconds.
 STARVED_US = (1_000, 80_000)
 SLOW_MS_MAX = 400
+#: How long a slow disk takes for a batch: microseconds.
+SLOW_WRITE_US = (20_000, 600_000)
 
 
 class Nemesis:
@@ -163,6 +166,14 @@ class Nemesis:
             disk.fails = lambda: self.may_die(name)
             self._later(fault, lambda: setattr(disk, "fails", lambda: False))
 
+    def _slow_disk(self, fault: Fault) -> None:
+        name = self.name(fault.target)
+        if name in self.cluster.disks:
+            self.cluster.recorder.fault("slow_disk", process=name, ms=fault.for_ms)
+            disk = self.cluster.disks[name]
+            disk.write_us = SLOW_WRITE_US
+            self._later(fault, lambda: setattr(disk, "write_us", WRITE_US))
+
     def _client_crash(self, fault: Fault) -> None:
         name = self.name("client")
         if name and len([each for each in self.clients if self.cluster.processes[each].is_alive]) > 1:
@@ -287,3 +298,4 @@ class Nemesis:
                 cluster.restart(name)
         for disk in cluster.disks.values():
             disk.fails = lambda: False
+            disk.write_us = WRITE_US

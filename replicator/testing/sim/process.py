@@ -37,6 +37,7 @@ class Process:
         self.has_met_its_end = False  # it died there
         self.on_death: Callable[[], None] = lambda: None
         self.random = timeline.stream(f"process {name} {life}")
+        self.clock_began_ms = timeline.stream(f"clock {name} {life}").randint(1, 10**9)
         self.loop = SimLoop(self)
         self._lags: random.Random = timeline.stream(f"lag {name} {life}")
         self._inbox: deque[Callable[[], None]] = deque()
@@ -96,8 +97,8 @@ class Process:
 
     @property
     def elapsed_ms(self) -> int:
-        """Its monotonic clock."""
-        return self.timeline.now_us // 1000
+        """Its monotonic clock, which begins anywhere."""
+        return self.timeline.now_us // 1000 + self.clock_began_ms
 
 
 class SimLoop:
@@ -105,7 +106,7 @@ class SimLoop:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.now_s = process.timeline.now_us / 1e6
+        self.now_s = process.timeline.now_us / 1e6 + process.clock_began_ms / 1000
         self.flushes: list[Callable[[], None]] = []  # output of this turn
         self._soon: deque[Callable[[], None]] = deque()
         self._turn_end: list[Callable[[], None]] = []
@@ -117,7 +118,7 @@ class SimLoop:
 
     def take_turn(self, inbox: deque[Callable[[], None]]) -> None:
         """Do what has arrived, and what follows from it, in the order of the real loop. Raises Died."""
-        self.now_s = self.process.timeline.now_us / 1e6
+        self.now_s = self.process.timeline.now_us / 1e6 + self.process.clock_began_ms / 1000
         for _ in range(len(inbox)):
             inbox.popleft()()
         for _ in range(len(self._soon)):

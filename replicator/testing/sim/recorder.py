@@ -12,7 +12,7 @@ from replicator.core.messages import Answer, Kind, Status, split_message
 from replicator.core.views import Member, View
 from replicator.testing.calls import LEVEL_NAMES, CallBook
 from replicator.testing.history import Adopted, Call, Done, Released
-from replicator.testing.sim.timeline import Timeline
+from replicator.testing.sim.timeline import EPOCH_MS, Timeline
 
 
 class Recorder(CallBook):
@@ -25,6 +25,7 @@ class Recorder(CallBook):
         self.faults: Counter[str] = Counter()
         self.lines: list[tuple[float, str, str, Mapping[str, object]]] = []
         self.on_note: Callable[[str, str, Mapping[str, Any]], None] = lambda name, event, facts: None
+        self.skew_ms_max = 0  # what any wall clock has ever been ahead
         self._catchups: Counter[Member] = Counter()
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
 
@@ -52,6 +53,9 @@ class Recorder(CallBook):
     def executed(self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, is_open: bool) -> None:
         """Take an entry that a node has executed and committed."""
         entry = effect.entry
+        if entry.time_ms > EPOCH_MS + self.timeline.now_ms + self.skew_ms_max + 1:
+            ahead_ms = entry.time_ms - EPOCH_MS - round(self.timeline.now_ms)
+            self.history.witnessed.append(("P5", f"seq {entry.seq} is stamped {ahead_ms} ms ahead of every clock"))
         _, _, handler, arguments = split_message(entry.message)
         assert isinstance(arguments, dict)
         done = Done(

@@ -1,0 +1,149 @@
+"""What only a disk can suffer: the node halts, or refuses to start, with the reason; nothing is half done."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replicator.core.persistence import Batch, StoredRow
+from replicator.errors import CorruptRecord, StorageError
+from replicator.node.folder import DataFolder
+from replicator.store.sqlite import SqliteStore
+from tests.store.test_contract import TABLES, loaded, position
+
+
+def store_at(folder: Path, database: str = "db-1", tables: tuple[str, ...] = TABLES) -> SqliteStore:
+    return SqliteStore(folder / "rows.sqlite", tables, database)
+
+
+def test_a_file_of_another_database_is_refused(tmp_path: Path) -> None:
+    """Both ids are named, and what to do."""
+    store_at(tmp_path).close()
+    with pytest.raises(StorageError, match="is of database 'db-1', this node is of 'db-2'"):
+        store_at(tmp_path, "db-2")
+
+
+def test_a_file_of_a_service_with_other_tables_is_refused(tmp_path: Path) -> None:
+    """Rows are stored by the number of their table."""
+    store_at(tmp_path).close()
+    with pytest.raises(StorageError, match="tables"):
+        store_at(tmp_path, tables=("calls", "cards"))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """Never overwritten."""
+    file = tmp_path / "rows.sqlite"
+    file.write_bytes(b"these are not rows, " * 500)
+    with pytest.raises(CorruptRecord, match="not a database"):
+        store_at(tmp_path)
+    assert file.read_bytes().startswith(b"these are not rows")
+
+
+def test_a_damaged_page_is_found_when_it_is_loaded(tmp_path: Path) -> None:
+    """A page overwritten in the middle of the file: SQLite or the digest above it notices; here, SQLite."""
+    store = store_at(tmp_path)
+    store.write(Batch(position(1), [StoredRow(0, b"%06d" % key, b"x" * 200, 1) for key in range(2_000)]))
+    store.close()
+    with open(tmp_path / "rows.sqlite", "r+b") as file:
+        file.seek(20 * 4096)
+        file.write(os.urandom(8 * 4096))
+    store = store_at(tmp_path)
+    with pytest.raises(CorruptRecord, match="does not read back"):
+        loaded(store)
+    store.close()
+
+
+def test_a_damaged_position_is_found(tmp_path: Path) -> None:
+    """It carries a checksum of its own."""
+    store = store_at(tmp_path)
+    store.write(Batch(position(1), []))
+    store.close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as connection:
+        [(blob,)] = connection.execute("SELECT value FROM meta WHERE name = 'position'")
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'position'", (blob[:5] + b"\x00" + blob[6:],))
+    connection.close()
+    store = store_at(tmp_path)
+    with pytest.raises(CorruptRecord, match="damaged"):
+        store.load()
+    store.close()
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from replicator.core.persistence import Batch, StoredRow
+from replicator.errors import StorageError
+from tests.store.test_contract import position
+from tests.store.test_sqlite import store_at
+store = store_at(Path(sys.argv[1]))
+for seq in range(1, 10_000):
+    try:
+        store.write(Batch(position(seq), [StoredRow(0, b"%06d" % seq, b"x" * 5_000, seq)]))
+    except StorageError as error:
+        try:
+            store.write(Batch(position(seq), []))
+        except StorageError as again:
+            print(seq, "|", error, "|", again)
+            break
+"""
+
+
+def test_a_full_disk_ends_the_store_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+    """The file may not grow beyond 400 KB (RLIMIT_FSIZE): the write that fails is reported, so is every later one."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=60,
+        check=False,
+    )
+    failed_at, first, again = done.stdout.split("|")
+    assert "cannot be written" in first, done.stderr
+    assert "failed before" in again
+    store = store_at(tmp_path)
+    found, rows = loaded(store)
+    store.close()
+    assert found.seq == int(failed_at) - 1
+    assert len(rows) == found.seq
+
+
+def test_two_processes_never_share_a_data_folder(tmp_path: Path) -> None:
+    """The lock on the folder is held for life, and covers the rows."""
+    first = DataFolder(tmp_path)
+    with pytest.raises(StorageError, match="in use by another process"):
+        DataFolder(tmp_path)
+    first.close()
+
+
+def test_a_store_memory_does_not_begin_over_rows_on_disk(tmp_path: Path) -> None:
+    """Never a silent empty start."""
+    store_at(tmp_path).close()
+    folder = DataFolder(tmp_path)
+    with pytest.raises(StorageError, match='store = "sqlite"'):
+        folder.refuse_rows()
+    folder.close()
+
+
+def test_rows_can_be_looked_at_with_sqlite3(tmp_path: Path) -> None:
+    """One table for each of the service's."""
+    store = store_at(tmp_path)
+    store.write(Batch(position(1), [StoredRow(1, b"k", b"row", 1)]))
+    store.close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as connection:
+        assert list(connection.execute("SELECT * FROM rows_calls")) == [(b"k", b"row", 1)]
+    connection.close()
