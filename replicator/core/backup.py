@@ -216,6 +216,8 @@ class Backup:
         problem = ""
         if frame.view != state.view.number or frame.sender != state.view.active or state.role is Role.DIVERGED:
             problem = "stale"
+        elif frame.after_seq < fifo.base_seq and state.view_of(frame.after_seq) == frame.after_view:
+            problem = "trimmed"  # a catch-up brought us beyond it
         elif fifo.view_at(frame.after_seq) != frame.after_view:
             problem = "conflict"
         else:

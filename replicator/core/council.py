@@ -370,11 +370,13 @@ class Council:
 
     def _settle(self, peer: Peer) -> None:
         """Take the position as proof if its last entry is in our FIFO; else the node must return by catch-up (V8)."""
-        fifo = self.state.fifo
-        if fifo.view_at(peer.last_seq) == peer.last_view:
-            peer.settle(peer.last_seq, min(peer.match_applied, peer.last_seq))
+        state, seq = self.state, peer.last_seq
+        if state.fifo.view_at(seq) == peer.last_view:
+            peer.settle(seq, min(peer.match_applied, seq))
+        elif seq < state.fifo.base_seq and state.view_of(seq) == peer.last_view:
+            self._remove(peer.member, "lacks entries that are no longer held here as entries")
         else:
-            self.state.note("conflict", node=peer.member.name, seq=peer.last_seq, view=peer.last_view)
+            state.note("conflict", node=peer.member.name, seq=seq, view=peer.last_view)
             self._remove(peer.member, "holds entries that this view does not have")
 
     def _open_if_level(self) -> None:
@@ -423,6 +425,10 @@ class Council:
             return
         self._fetched_ms = -(10**9)
         peer.heard_ms = state.elapsed_ms
+        if frame.problem == "trimmed":
+            # Released is only what every node in sync holds, this one too (V1, V12): the rest may go.
+            self._remove(peer.member, "holds more than this node, but no longer as entries")
+            return
         if frame.problem:
             state.halt(f"node {peer.member.name}, in sync, holds another history than this one: {frame.problem}")
             return

@@ -273,7 +273,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The entries asked for by `Fetch`; `problem` is "conflict" if the asker's last entry is not held here."""
+    """The entries asked for by `Fetch`; `problem`: "conflict", "trimmed" or "stale", and then there are none."""
 
     request: int
     view: int

@@ -158,6 +158,14 @@ class State:
             op = Op.DELETE if change.row is None else Op.UPDATE if is_known else Op.INSERT
             record(change.table, change.key_bytes, op, seq)
 
+    def view_of(self, seq: int) -> int:
+        """Return the view of an executed entry, held or not, as far as the history reaches back; 0 beyond it."""
+        found = 0
+        for view, first_seq in self.history:
+            if first_seq <= seq:
+                found = view
+        return found
+
     def row(self, table: int, key_bytes: bytes) -> bytes | None:
         """Return the present packed row of a listed key; None if it is gone."""
         if table == TRANSACTIONS:

@@ -34,13 +34,17 @@ from replicator.core.effects import (
     Tick,
     TurnEnded,
     ViewChanged,
+    Write,
     WriteView,
+    Written,
 )
 from replicator.core.messages import Answer, Frame, Level, Status, encode_message, named_txn_id
+from replicator.core.persistence import Batch
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
 from replicator.service import Service
+from replicator.store.memory import MemoryStore
 from replicator.values import unpack, unpack_wire
 from replicator.wire import decode_frame, encode_frame
 
@@ -97,6 +101,12 @@ class Node:
                 world.answers[token] = answer
             case WriteView(view=view):
                 self.written_view = view.number
+            case Write(batch=batch):
+                if self.name in world.slow_disks:
+                    world.held_batches.append((self, batch))
+                else:
+                    world.disks[self.name].write(batch)
+                    world.written.append((self, batch.position.seq))
             case Propose(base=base, view=view, asked=asked):
                 world.arbiter_calls.append((self, base, view, asked))
             case ReadView(asked=asked):
@@ -141,6 +151,10 @@ class World:
         self.keep: Callable[[Member, str, Frame], bool] = lambda source, target, frame: True
         self.held: list[tuple[Member, str, bytes]] = []
         self.cut: set[frozenset[str]] = set()
+        self.disks = {name: MemoryStore() for name in names}
+        self.slow_disks: set[str] = set()  # nodes whose batches wait in `held_batches`
+        self.held_batches: list[tuple[Node, Batch]] = []
+        self.written: deque[tuple[Node, int]] = deque()  # durable, and the node is about to hear of it
         self.nodes = {name: Node(self, name, f"{name}1", service(), self.rules) for name in names}
         self.tokens = 0
         for node in self.nodes.values():
@@ -155,6 +169,10 @@ class World:
         for _ in range(100_000):
             if self.broken:
                 self._see_broken(self.broken.popleft())
+            elif self.written:
+                node, seq = self.written.popleft()
+                node.give(Written(seq))
+                node.give(TurnEnded())
             elif self.arbiter_calls:
                 self._serve_arbiter()
             elif self.connects:
@@ -264,14 +282,27 @@ class World:
                 node.give(TurnEnded())
 
     def restart(self, name: str, incarnation: str) -> Node:
-        """Start a new, empty incarnation of a node."""
+        """Start a new incarnation of a node: with the rows of its disk, if it had one."""
         old = self.nodes[name]
         assert not old.is_alive
         node = Node(self, name, incarnation, self.service(), self.rules)
         self.nodes[name] = node
+        restored = self.disks[name].load()
+        if restored is not None:
+            node.replica.restore(restored)
         node.give(Tick(self.now_ms, self.elapsed_ms))
         node.give(Started(old.written_view))
         return node
+
+    def release_batches(self) -> None:
+        """Let the slow disks do what they were given, and be quick from now on."""
+        self.slow_disks.clear()
+        held, self.held_batches = self.held_batches, []
+        for node, batch in held:
+            if node.is_alive:
+                self.disks[node.name].write(batch)
+                self.written.append((node, batch.position.seq))
+        self.run()
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
