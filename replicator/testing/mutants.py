@@ -170,7 +170,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
             Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
-            Edit(COUNCIL, "if fifo.view_at(peer.last_seq) == peer.last_view:", "if True:"),
+            Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
             Edit(JOINING, " and fifo.view_at(frame.last_seq) == frame.last_view\n", "\n"),
         ),
     ),
@@ -236,7 +236,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "if peer.is_joining and 10**9 >=",
             ),
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
-            Edit(COUNCIL, "if fifo.view_at(peer.last_seq) == peer.last_view:", "if True:"),
+            Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
         ),
     ),
     _one(

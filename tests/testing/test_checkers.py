@@ -80,6 +80,11 @@ def refuse(history: History) -> None:
     call_of(history, "write").status = "refused"
 
 
+def refuse_as_finished(history: History) -> None:
+    call = call_of(history, "more")
+    call.status, call.value = "refused", "TransactionFinished"
+
+
 def swap(history: History) -> None:
     one = next(done for done in history.done if done.handler == "write")
     one.txn_id = "f" * 32
@@ -146,6 +151,7 @@ def release_what_is_lost(history: History) -> None:
         (release_what_is_lost, "lost"),
         (double, "exactly_once"),
         (refuse, "nothing_taken"),
+        (refuse_as_finished, "rightly_refused"),
         (answer_twice, "same_reply"),
         (swap, "one_order"),
         (be_two_actives, "one_active"),
