@@ -54,7 +54,7 @@ GROWTH_AFTER_LOSS = 8
 #: Said with Overloaded when the distributor itself is full.
 RETRY_AFTER_MS = 20
 
-NO_FACTS = Facts(0, 0, 0, 0, False)
+NO_FACTS = Facts(0, 0, 0, 0, 0)
 _FINAL_MAX = int(Status.REFUSED)
 
 

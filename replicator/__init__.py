@@ -37,6 +37,7 @@ from replicator.errors import (
 )
 from replicator.service import Service, handler
 from replicator.tables import Table, Tables
+from replicator.watch import Event
 
 if not __debug__:
     raise RuntimeError("replicator relies on its assertions: start Python without -O")
@@ -52,6 +53,7 @@ __all__ = [
     "Context",
     "CorruptRecord",
     "Divergence",
+    "Event",
     "HandlerFailed",
     "InternalError",
     "LinkLost",

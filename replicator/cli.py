@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from replicator.cli_common import exit_on_error, setup_logging
+from replicator.cli_events import run_events
 from replicator.cli_status import run_status
 from replicator.config import describe, load
 
@@ -81,9 +82,18 @@ def add_tools(add: Add) -> None:
         "Equal digests at equal seq mean equal data. Exit status 0 if an active node serves, else 1.",
     )
     status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
-    status.add_argument(
-        "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
+    events = add(
+        "events",
+        "show when a node was left alone, and when all was level again",
+        "Show the events of the database as its nodes remember them, each once: when a node was left alone with what it\n"
+        "acknowledged (mismatch arisen), and when all was level again (mismatch recovered).\n\n"
+        "  replicator events prepaid.toml --follow\n  replicator events prepaid.toml -o json",
     )
+    events.add_argument("--follow", action="store_true", help="go on, and show each new one, until Ctrl-C")
+    for command in (status, events):
+        command.add_argument(
+            "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
+        )
     add(
         "config",
         "print the configuration in force",
@@ -122,6 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
     if command == "status":
         return run_status(config, watch=arguments.watch, output=arguments.output)
+    if command == "events":
+        return run_events(config, follow=arguments.follow, output=arguments.output)
     if command == "config":
         print(describe(config), end="")
         return 0

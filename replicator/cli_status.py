@@ -34,23 +34,33 @@ def node_address(config: Config, name: str) -> Address | None:
 
 def ask(config: Config, name: str) -> dict[str, Any]:
     """Return a node's status; role "unreachable" and the reason if it does not answer."""
-    address = node_address(config, name)
-    if address is None:
-        return unreachable(name, "is not in the name server, or the name server is away")
     try:
-        link = BlockingLink(
-            address,
-            "replicator.operator",
-            connect_s=config.timing.connect_ms / 1000,
-            message_bytes_max=config.limits.frame_bytes_max,
-        )
-        try:
-            status: dict[str, Any] = link.call("status", (), timeout_s=config.timing.suspect_ms / 1000)
-        finally:
-            link.close()
+        status: dict[str, Any] = call_operator(config, name, "status")
     except LinkLost as lost:
         return unreachable(name, str(lost))
     return status
+
+
+def call_operator(config: Config, name: str, method: str, *arguments: object) -> Any:
+    """Call a node's operator object. Raises LinkLost."""
+    link = open_link(config, name, "replicator.operator")
+    try:
+        return link.call(method, arguments, timeout_s=config.timing.suspect_ms / 1000)
+    finally:
+        link.close()
+
+
+def open_link(config: Config, name: str, object_id: str) -> BlockingLink:
+    """Connect to an object of a node. Raises LinkLost."""
+    address = node_address(config, name)
+    if address is None:
+        raise LinkLost(f"{name} is not in the name server, or the name server is away", refused=True)
+    return BlockingLink(
+        address,
+        object_id,
+        connect_s=config.timing.connect_ms / 1000,
+        message_bytes_max=config.limits.frame_bytes_max,
+    )
 
 
 def unreachable(name: str, says: str) -> dict[str, Any]:

@@ -41,9 +41,11 @@ from replicator.errors import (
 from replicator.service import BoundHandler, HandlerSpec, Service, invoker_of, make_client
 from replicator.transport import parse_uri
 from replicator.values import unpack, unpack_wire
+from replicator.watch import Event, Watch
 from replicator.wire import (
     FLAG_STALE,
     LEVELS,
+    PROBE,
     Answer,
     Facts,
     Level,
@@ -127,17 +129,25 @@ class _Talk:
 class Caller:
     """What a client object calls: packs one message, sends it, unpacks its answer."""
 
-    __slots__ = ("_message_bytes_max", "_options", "_talk", "embedded")
+    __slots__ = ("_message_bytes_max", "_options", "_talk", "embedded", "watch")
 
-    def __init__(self, embedded: Way, options: _Options, talk: _Talk | None, message_bytes_max: int) -> None:
+    def __init__(
+        self,
+        embedded: Way,
+        options: _Options,
+        talk: _Talk | None,
+        message_bytes_max: int,
+        watch: Watch | None = None,
+    ) -> None:
         self.embedded = embedded
+        self.watch = watch
         self._options = options
         self._talk = talk
         self._message_bytes_max = message_bytes_max
 
     def varied(self, options: _Options, talk: _Talk | None) -> Caller:
         """Return the same with other options, in transaction *talk*."""
-        return Caller(self.embedded, options, talk, self._message_bytes_max)
+        return Caller(self.embedded, options, talk, self._message_bytes_max, self.watch)
 
     @property
     def options(self) -> _Options:
@@ -173,6 +183,8 @@ class Caller:
 
         def on_answer(answer: Answer) -> None:
             self._settle(spec, message, answer.status)
+            if self.watch is not None:
+                self.watch.observe(answer)
             if answer.status != 0:
                 future.set_exception(self._error(spec, message, answer))
                 return
@@ -207,6 +219,8 @@ class Caller:
             raise
         if self._talk is not None:
             self._settle(spec, message, answer.status)
+        if self.watch is not None:
+            self.watch.observe(answer)
         return message, answer
 
     def _flags(self, spec: HandlerSpec) -> int:
@@ -292,7 +306,7 @@ def _refusal(body: Mapping[str, Any], txn_id: str) -> ReplicatorError:
 
 def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:
     level = Level(facts.level).name.lower()
-    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch, message[:16].hex())
+    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, message[:16].hex())
 
 
 def _txn_id_of(given: str) -> bytes:
@@ -310,14 +324,25 @@ def _txn_id_of(given: str) -> bytes:
 class Connection(Generic[S]):
     """A way to a database; as a context manager it gives the client and closes at the end."""
 
-    def __init__(self, service_class: type[S], embedded: Way, *, timeout_ms: int, message_bytes_max: int) -> None:
+    def __init__(
+        self,
+        service_class: type[S],
+        embedded: Way,
+        *,
+        timeout_ms: int,
+        message_bytes_max: int,
+        watch: Watch | None = None,
+    ) -> None:
         self.embedded = embedded
-        caller = Caller(embedded, _Options(timeout_ms), None, message_bytes_max)
+        self.watch = watch
+        caller = Caller(embedded, _Options(timeout_ms), None, message_bytes_max, watch)
         self.client: S = make_client(service_class, caller)
 
     def close(self) -> None:
         """Close; calls under way raise OutcomeUnknown, or Unavailable if they were never sent."""
         self.embedded.close()
+        if self.watch is not None:
+            self.watch.close()
 
     def __enter__(self) -> S:
         return self.client
@@ -334,13 +359,15 @@ def connect(
     *,
     distributor: Literal["embedded", "process"] = "embedded",
     timeout_s: float | None = None,
+    on_event: Callable[[Event], object] | None = None,
 ) -> Connection[S]:
     """Make a client of the database that *target* names; connects with the first message, not before.
 
     *target* is a configuration file, or the address of a distributor process: "PYRO:replicator.client@host:port", or
     "PYRONAME:replicator.NAME.distributor@host:port" with the name server's host and port. With a file, messages go
     straight to the nodes ("embedded"), or by way of the distributor process ("process"). *timeout_s* is how long a call
-    waits for its reply (the file's call_timeout_ms, else 10 s).
+    waits for its reply (the file's call_timeout_ms, else 10 s). *on_event* is called, on a thread of its own, when a node was
+    left alone with acknowledged messages and when all is level again, each once (`Event`).
 
     Raises: ConfigError, UsageError. See examples/prepaid/play.py for a whole client.
     """
@@ -358,7 +385,23 @@ def connect(
     rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max, REQUESTS_MAX)
     embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max))
     timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
-    return Connection(service_class, embedded, timeout_ms=timeout_ms, message_bytes_max=limits.message_bytes_max)
+    watch = None
+    if on_event is not None:
+        watch = Watch(
+            on_event,
+            lambda: probe(embedded, timing.suspect_ms),
+            calm_s=timing.suspect_ms / 1000,
+            uneasy_s=timing.heartbeat_ms / 1000,
+        )
+    return Connection(
+        service_class, embedded, timeout_ms=timeout_ms, message_bytes_max=limits.message_bytes_max, watch=watch
+    )
+
+
+def probe(way: Way, timeout_ms: int) -> Answer:
+    """Ask the active where the database stands: the facts of the answer say it."""
+    message = encode_message(way.new_txn_id(), 1, PROBE, {})
+    return way.lane(0).call(message, timeout_ms=timeout_ms, ack=0, flags=0)
 
 
 def _ways(config: Config, distributor: str) -> tuple[Mapping[str, Finder], int]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from replicator.core.messages import (
     LEVELS,
+    PROBE,
     Adopt,
     Adopted,
     Answer,
@@ -42,6 +43,7 @@ from replicator.values import pack_wire, unpack_wire
 
 __all__ = [
     "LEVELS",
+    "PROBE",
     "Answer",
     "Facts",
     "Level",

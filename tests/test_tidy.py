@@ -25,10 +25,17 @@ LAYERS = (
     ("replicator.store",),
     ("replicator.transport",),
     ("replicator.arbiter",),
+    ("replicator.watch",),
     ("replicator.node",),
     ("distributor",),
     ("replicator.client",),
-    ("replicator.cli_common", "replicator.cli_status", "replicator.cli", "replicator.__main__"),
+    (
+        "replicator.cli_common",
+        "replicator.cli_status",
+        "replicator.cli_events",
+        "replicator.cli",
+        "replicator.__main__",
+    ),
     ("replicator.testing",),
 )
 #: The distributor's own command sits above the layer of its package.

@@ -17,6 +17,7 @@ from collections import deque
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.messages import (
     MESSAGE_HEAD,
+    PROBE,
     Answer,
     Entry,
     Facts,
@@ -45,6 +46,8 @@ DEADLINES_PER_TICK_MAX = 256
 RETRY_AFTER_MS = 20
 
 
+#: The result of a probe: all it tells are its facts.
+NOTHING = pack_wire(None)
 LEVELS_BY_NUMBER = {int(level): level for level in Level}
 Waiter = tuple[int, int, int, object, int, bytes]  # seq, tie-break, level, token, status, body
 
@@ -83,6 +86,9 @@ class Active:
                     f"{state.rules.message_bytes_max}"
                 )
             txn_id, msg_no, name, plain = split_message(submitted.message)
+            if name == PROBE:
+                self._hold(token, Status.DONE, NOTHING, state.fifo.executed_seq)
+                return
             spec = handler_of(state.service_class, name)
             if spec.readonly:
                 arguments = spec.arguments_from_plain(plain)
@@ -213,7 +219,7 @@ class Active:
         copies = 1
         for peer in self.peers.values():
             copies += peer.is_adopted and not peer.is_joining and peer.match_received >= seq
-        facts = Facts(view.number, seq, int(level), copies, view.is_mismatch)
+        facts = Facts(view.number, seq, int(level), copies, view.mismatch)
         self.state.effects.append(Reply(token, Answer(int(status), body, facts)))
 
     def answer_not_active(self, token: object) -> None:
@@ -225,7 +231,7 @@ class Active:
             known = view.active.name if view.active is not None and view.active != self.state.me else ""
             body = pack_wire([view.number, known, [member.name for member in view.in_sync]])
         number = 0 if view is None else view.number
-        self.state.effects.append(Reply(token, Answer(Status.NOT_ACTIVE, body, Facts(number, 0, 0, 0, False))))
+        self.state.effects.append(Reply(token, Answer(Status.NOT_ACTIVE, body, Facts(number, 0, 0, 0, 0))))
 
     # -- forwarding --------------------------------------------------------------------------------------------------
 
@@ -428,7 +434,7 @@ class Active:
         self.peers = {}
         self.floors = {}
         view = self.state.view
-        facts = Facts(0 if view is None else view.number, 0, 0, 0, False)
+        facts = Facts(0 if view is None else view.number, 0, 0, 0, 0)
         for token in tokens:
             self.state.effects.append(Reply(token, Answer(Status.UNKNOWN, b"", facts)))
         if tokens:

@@ -258,7 +258,7 @@ class Backup:
 
     def _reply(self, token: object, status: int, body: bytes, seq: int) -> None:
         view = self.state.view
-        number, mismatch = (view.number, view.is_mismatch) if view is not None else (0, False)
+        number, mismatch = (view.number, view.mismatch) if view is not None else (0, 0)
         facts = Facts(number, seq, int(Level.ASYNC), 1, mismatch)
         self.state.effects.append(Reply(token, Answer(int(status), body, facts)))
 

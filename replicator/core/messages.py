@@ -21,6 +21,9 @@ from replicator.errors import UsageError
 from replicator.values import pack_checked, pack_wire, unpack_wire
 
 TXN_ID_BYTES = 16
+#: The handler of a message that only asks where the database stands; its answer waits for a barrier and says nothing
+#: but its facts.
+PROBE = ""
 MESSAGE_HEAD = struct.Struct(">16sI")
 _unpack_head = MESSAGE_HEAD.unpack_from
 #: A transaction id begins with six bytes of its time of creation; zero marks one named by the user.
@@ -62,13 +65,16 @@ class Kind(IntEnum):
 
 
 class Facts(NamedTuple):
-    """The envelope of a reply: where it stands in the order, and how many nodes hold it."""
+    """The envelope of a reply: where it stands in the order, and how many nodes hold it.
+
+    `mismatch`: 0, or the number of the view in which the active was left alone (P8).
+    """
 
     view: int
     seq: int
     level: int
     copies: int
-    mismatch: bool
+    mismatch: int
 
 
 class Answer(NamedTuple):

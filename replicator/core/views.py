@@ -12,7 +12,7 @@ Invariants of a record (`View.check`): the active is in sync; in-sync nodes are 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from replicator.errors import CorruptRecord, UsageError
 from replicator.values import pack_wire, unpack_wire
@@ -35,6 +35,7 @@ class View:
     `active`: who may answer (None before the first). `in_sync`: whose acks every reply needs (V1), the active among them.
     `members`: all nodes of the configuration. `safe`: a view of one whose disk holds everything released (V4).
     `ack`: the mode in force, read after a total outage (V13). `opened`: whether messages were ever accepted.
+    `mismatch`: the view in which the active was left alone, as long as it is alone; else 0. It names the period (P8).
     """
 
     number: int
@@ -45,12 +46,13 @@ class View:
     ack: str
     database_id: str
     opened: bool
+    mismatch: int = 0
 
     def to_bytes(self) -> bytes:
         """Pack as the arbiter stores it."""
         return pack_wire(
             [
-                1,
+                2,
                 self.number,
                 self.active,
                 self.in_sync,
@@ -59,6 +61,7 @@ class View:
                 self.ack,
                 self.database_id,
                 self.opened,
+                self.mismatch,
             ]
         )
 
@@ -66,9 +69,9 @@ class View:
     def from_bytes(data: bytes) -> View:
         """Unpack and check. Raises CorruptRecord if *data* is not a view record."""
         try:
-            version, number, active, in_sync, members, safe, ack, database_id, opened = unpack_wire(data)
-            if version != 1 or type(number) is not int or number < 0:
-                raise ValueError(f"version {version!r}, number {number!r}")
+            version, number, active, in_sync, members, safe, ack, database_id, opened, mismatch = unpack_wire(data)
+            if version != 2 or type(number) is not int or number < 0 or type(mismatch) is not int:
+                raise ValueError(f"version {version!r}, number {number!r}, mismatch {mismatch!r}")
             view = View(
                 number,
                 None if active is None else Member(*active),
@@ -78,6 +81,7 @@ class View:
                 ack,
                 database_id,
                 bool(opened),
+                mismatch,
             )
             view.check()
         except (UsageError, ValueError, TypeError, AssertionError) as error:
@@ -94,7 +98,7 @@ class View:
     @property
     def is_mismatch(self) -> bool:
         """Whether replies of this view are held by one node only although the database has more (P8)."""
-        return len(self.in_sync) < 2 <= len(self.members)
+        return self.mismatch > 0
 
     def member(self, name: str) -> Member | None:
         """Return the in-sync member of this name, or None if that node is not in sync."""
@@ -108,10 +112,19 @@ class View:
         return member in self.in_sync
 
 
+def _next(base: View, in_sync: tuple[Member, ...], **changes: Any) -> View:
+    """Make the record after *base*, with the period of mismatch that begins, goes on, or ends with it (P8)."""
+    number = base.number + 1
+    opened = changes.pop("opened", base.opened)
+    is_alone = opened and len(in_sync) < 2 <= len(base.members)
+    mismatch = (base.mismatch or number) if is_alone else 0
+    return replace(base, number=number, in_sync=in_sync, opened=opened, mismatch=mismatch, **changes)
+
+
 def formed(base: View, me: Member) -> View:
     """Make the first view of a database that no message has reached: *me* alone; it opens once a backup is level."""
     assert not base.opened
-    return replace(base, number=base.number + 1, active=me, in_sync=(me,), safe=False, opened=len(base.members) == 1)
+    return _next(base, (me,), active=me, safe=False, opened=len(base.members) == 1)
 
 
 def shrunk(base: View, me: Member, gone: Member) -> View:
@@ -119,26 +132,26 @@ def shrunk(base: View, me: Member, gone: Member) -> View:
     assert base.active == me
     assert gone != me
     in_sync = tuple(member for member in base.in_sync if member != gone)
-    return replace(base, number=base.number + 1, in_sync=in_sync, safe=False)
+    return _next(base, in_sync, safe=False)
 
 
 def expanded(base: View, me: Member, new: Member) -> View:
     """Make the view with *new*, which holds everything released (V12); a former life of its node goes."""
     assert base.active == me
     in_sync = (*(member for member in base.in_sync if member.name != new.name), new)
-    return replace(base, number=base.number + 1, in_sync=tuple(sorted(in_sync)), safe=False, opened=True)
+    return _next(base, tuple(sorted(in_sync)), safe=False, opened=True)
 
 
 def made_safe(base: View, me: Member) -> View:
     """Make the view of one whose disk holds everything ever released (V4)."""
     assert base.in_sync == (me,)
-    return replace(base, number=base.number + 1, safe=True)
+    return _next(base, base.in_sync, safe=True)
 
 
 def restored(base: View, me: Member) -> View:
     """Make the first view after a total outage: *me*, with the rows of a former life, alone; the others return (V4, V13)."""
     assert base.opened
-    return replace(base, number=base.number + 1, active=me, in_sync=(me,), safe=True)
+    return _next(base, (me,), active=me, safe=True)
 
 
 def taken_over(base: View, me: Member) -> View:
@@ -146,4 +159,4 @@ def taken_over(base: View, me: Member) -> View:
     assert me in base.in_sync
     assert base.active != me
     in_sync = tuple(member for member in base.in_sync if member != base.active)
-    return replace(base, number=base.number + 1, active=me, in_sync=in_sync, safe=False)
+    return _next(base, in_sync, active=me, safe=False)

@@ -88,6 +88,11 @@ class DataFolder:
         self.database_id = database_id
         self.highest_view = highest_view
 
+    @property
+    def events_file(self) -> Path | None:
+        """Where the node's events are kept; None: in memory only."""
+        return self.path / "events.jsonl"
+
     def refuse_rows(self) -> None:
         """Raise StorageError if the folder holds rows: a node without a store would begin empty in their place."""
         if (self.path / ROWS_FILE).exists():

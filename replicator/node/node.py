@@ -49,6 +49,7 @@ from replicator.core.replica import Replica
 from replicator.core.state import Rules
 from replicator.core.views import Member, View
 from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
+from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, Token
 from replicator.node.links import ArbiterClient, NodeLinks
@@ -133,6 +134,7 @@ class Node:
         own = config.nodes[name]
         self.folder = folder or DataFolder(own.data)
         self.writer: WriterLike | None = None
+        self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
         self.loop = platform.loop()
         self.gateway = Gateway(self.on_submit, invoke_ms=config.timing.call_timeout_ms)
@@ -162,7 +164,10 @@ class Node:
             {
                 "replicator.client": self.gateway.endpoint(),
                 "replicator.node": {"frame": self._on_frame},
-                "replicator.operator": {"status": lambda request: request.reply(self.status())},
+                "replicator.operator": {
+                    "status": lambda request: request.reply(self.status()),
+                    "events": self._on_events,
+                },
             },
             host=own.host,
             port=own.port,
@@ -303,6 +308,7 @@ class Node:
 
     def _perform_write_view(self, effect: WriteView) -> None:
         self.folder.write(effect.view.database_id, effect.view.number)
+        self.events.on_view(effect.view, self.platform.wall_ms())
 
     def perform_write(self, effect: Write) -> None:
         """Give the store a batch; `Written` follows."""
@@ -321,7 +327,7 @@ class Node:
         """Take a client's message."""
         if self.replica is None or self._is_ending:
             sink, index = token
-            sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, False)))
+            sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, 0)))
             return
         self._tick()
         self.give(Submitted(token, outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE)))
@@ -408,6 +414,12 @@ class Node:
         self._perform_halt(Halt(str(error)))
 
     # -- looking -----------------------------------------------------------------------------------------------------
+
+    def _on_events(self, request: Request, after: object) -> None:
+        if type(after) is not int:
+            request.refuse("events takes (after: whole number)")
+            return
+        request.reply(self.events.after(after))
 
     def status(self) -> dict[str, object]:
         """Return what `replicator status` shows of this node."""

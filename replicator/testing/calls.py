@@ -54,7 +54,8 @@ class CallBook:
         status = Status(answer.status)
         call.returned_ms = self._now_ms()
         call.status = status.name.lower()
-        call.view, call.seq, level, call.copies, call.mismatch = answer.facts
+        call.view, call.seq, level, call.copies, mismatch = answer.facts
+        call.mismatch = mismatch > 0
         call.level = LEVEL_NAMES.get(level, "")
         if status in FINAL:
             call.body = answer.body

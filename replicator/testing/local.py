@@ -97,7 +97,7 @@ class Local(Generic[S]):
         """Do one message. Raises Divergence if the copies differ."""
         answers: list[Answer] = []
         self.start(message, answers.append, timeout_ms=timeout_ms, ack=ack, flags=flags)
-        return answers[0] if answers else Answer(Status.UNKNOWN, b"", Facts(0, 0, 0, 0, False))
+        return answers[0] if answers else Answer(Status.UNKNOWN, b"", Facts(0, 0, 0, 0, 0))
 
     def start(
         self, message: bytes, on_answer: Callable[[Answer], None], *, timeout_ms: int, ack: int, flags: int

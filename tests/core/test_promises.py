@@ -29,7 +29,35 @@ def test_p8_the_reply_says_how_many_nodes_hold_its_message() -> None:
         if world.backups:
             world.kill(world.backups[0].name)
             world.settle()
-    assert told == [(3, False), (2, False), (1, True)]
+    assert [(copies, period > 0) for copies, period in told] == [(3, False), (2, False), (1, True)]
+
+
+def test_p8_a_probe_tells_the_period_of_mismatch_and_that_it_is_over() -> None:
+    """It changes nothing, waits for a barrier as a read does, and its period has one number for as long as it lasts."""
+    world = World(Bank)
+    active, backup = pair(world)
+    seq = active.replica.state.fifo.last_seq
+
+    def period() -> int:
+        token = world.submit(active.name, "p", 1, "")
+        world.settle(500)
+        assert world.answers[token].status == Status.DONE
+        return world.answers[token].facts.mismatch
+
+    assert period() == 0
+    world.kill(backup.name)
+    world.settle(3_000)
+    arisen = period()
+    assert world.call(active.name, "t", 1, "deposit", owner="x", cents=5) == (DONE, 5)
+    assert period() == arisen > 0
+    world.restart(backup.name, "b2")
+    world.settle(3_000)
+    assert period() == 0
+    assert active.replica.state.fifo.last_seq == seq + 1
+    world.cut.add(frozenset((active.name, backup.name)))
+    token = world.submit(active.name, "q", 1, "")
+    world.run()
+    assert token not in world.answers, "a probe waits for its barrier"
 
 
 def test_a_new_database_opens_only_when_a_second_node_is_level() -> None:

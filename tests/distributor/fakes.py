@@ -118,7 +118,7 @@ class FakeNode:
             request.reply(encode_answers(answers))
 
     def _answer(self, message: bytes, mode: str) -> Answer:
-        facts = Facts(self.view, len(self.executed), 2, 2, False)
+        facts = Facts(self.view, len(self.executed), 2, 2, 0)
         if mode == "backup":
             return Answer(Status.NOT_ACTIVE, pack_wire([self.view, self.active, []]), facts)
         if mode == "unknown":

@@ -70,7 +70,7 @@ class World:
 
 
 def done(view: int = 1) -> Answer:
-    return Answer(Status.DONE, b"\xc0", Facts(view, 1, 2, 2, False))
+    return Answer(Status.DONE, b"\xc0", Facts(view, 1, 2, 2, 0))
 
 
 def not_active(view: int, active: str = "", *in_sync: str) -> Answer:

@@ -63,7 +63,7 @@ class Oracle(World):
             active = draw.draw(st.sampled_from(["", "a", "b", "zz"]))
             bodies = {Status.NOT_ACTIVE: pack_wire([view, active, ["b"]]), Status.OVERLOADED: pack_wire(["x", 30])}
             body = bodies.get(status, b"\xc0") if draw.draw(st.integers(0, 9)) else b"garbage"
-            answers.append(Answer(status, body, Facts(view, 1, 2, 2, False)))
+            answers.append(Answer(status, body, Facts(view, 1, 2, 2, 0)))
             if status in (Status.UNKNOWN, 77):
                 self.maybe.add(token)
         self.routing.on_answers(call.node, call.call, answers, self.now_ms)

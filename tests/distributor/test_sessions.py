@@ -9,7 +9,7 @@ from replicator.core.messages import Status, split_message
 from replicator.errors import TransactionError
 from replicator.wire import Facts
 
-FACTS = Facts(1, 1, 2, 2, False)
+FACTS = Facts(1, 1, 2, 2, 0)
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.ABORTED, Status.FAILED])

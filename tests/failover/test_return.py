@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import queue
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from replicator import Event, connect
 from replicator.testing.deployment import Deployment, NodeStatus
 from tests.failover.callers import Tally, audit, join, start_callers
+from tests.failover.service import Payments
 
 TIMING = {"heartbeat_ms": 100, "suspect_ms": 1_000}
 
@@ -98,3 +104,30 @@ def test_a_node_whose_disk_is_full_halts_and_the_other_goes_on(tmp_path: Path) -
         assert "rows.sqlite cannot be written" in nodes.log_text("b")
         assert nodes.active() == "a"
         audit(nodes.config_path, tally)
+
+
+@pytest.mark.timeout(90)
+def test_a_requester_hears_that_a_mismatch_has_arisen_and_is_over(tmp_path: Path) -> None:
+    """Without sending anything meanwhile; and `replicator events` shows the same two, after a restart, too."""
+    with deployment(tmp_path) as nodes:
+        heard: queue.Queue[Event] = queue.Queue()
+        with connect(Payments, nodes.config_path, on_event=heard.put) as payments:
+            assert payments.start(account="x")
+            nodes.kill("b")
+            arisen = heard.get(timeout=30)
+            nodes.wait_for_end("b")
+            nodes.start_node("b")
+            recovered = heard.get(timeout=30)
+        assert (arisen.name, recovered.name) == ("mismatch_arisen", "mismatch_recovered")
+        assert arisen.number == recovered.number <= arisen.view < recovered.view
+        assert heard.empty()
+        nodes.wait_in_sync()
+        nodes.kill("a")
+        nodes.wait_for_end("a")
+        nodes.start_node("a")
+        nodes.wait_in_sync()
+        command = [sys.executable, "-m", "replicator", "events", str(nodes.config_path), "-o", "json"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        told = [(event["event"], event["number"]) for event in map(json.loads, shown)]
+        assert told[:2] == [("mismatch_arisen", arisen.number), ("mismatch_recovered", arisen.number)]
+        assert [name for name, _ in told] == ["mismatch_arisen", "mismatch_recovered"] * 2

@@ -57,6 +57,11 @@ class SimFolder(DataFolder):
         self._disk.database_id, self._disk.highest_view = database_id, highest_view
         self.database_id, self.highest_view = database_id, highest_view
 
+    @property
+    def events_file(self) -> Path | None:
+        """Events are kept in memory."""
+        return None
+
     def refuse_rows(self) -> None:
         """A simulated deployment keeps its store."""
 
