@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from replicator.cli_common import exit_on_error, setup_logging
+from replicator.cli_difference import add_arguments, run_difference
 from replicator.cli_events import run_events
 from replicator.cli_status import run_status
 from replicator.config import describe, load
@@ -94,6 +95,7 @@ def add_tools(add: Add) -> None:
         command.add_argument(
             "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
         )
+    add_difference(add)
     add(
         "config",
         "print the configuration in force",
@@ -116,6 +118,22 @@ def add_tools(add: Add) -> None:
     demo.add_argument("options", nargs=argparse.REMAINDER, help="passed on to the demo")
 
 
+def add_difference(add: Add) -> None:
+    """Describe the command for difference files."""
+    add_arguments(
+        add(
+            "difference",
+            "bring a node level by a file, for links that stay down",
+            "Write what a node lacks into a file, carry the file, and apply it to the node, which must not run meanwhile.\n\n"
+            "  replicator difference prepaid.toml export --for b --to b.difference     # where the active answers\n"
+            "  replicator difference prepaid.toml show b.difference\n"
+            "  replicator difference prepaid.toml apply --name b b.difference          # where b's data folder is\n\n"
+            "A file that is damaged, cut off, of another database, or does not fit what the node holds is refused, and\n"
+            "nothing is touched. The node then joins by itself when it runs and the link is up.",
+        )
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -134,6 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
         return run_status(config, watch=arguments.watch, output=arguments.output)
     if command == "events":
         return run_events(config, follow=arguments.follow, output=arguments.output)
+    if command == "difference":
+        return run_difference(config, arguments)
     if command == "config":
         print(describe(config), end="")
         return 0

@@ -26,6 +26,7 @@ EXPORTS = [
     "Context",
     "CorruptRecord",
     "Divergence",
+    "Event",
     "HandlerFailed",
     "InternalError",
     "LinkLost",

@@ -33,6 +33,7 @@ LAYERS = (
         "replicator.cli_common",
         "replicator.cli_status",
         "replicator.cli_events",
+        "replicator.cli_difference",
         "replicator.cli",
         "replicator.__main__",
     ),

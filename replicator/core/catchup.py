@@ -31,6 +31,8 @@ from replicator.values import pack_wire, unpack_wire
 CHUNK_BYTES = 32_768
 #: When no more than one chunk is left, it is captured at one seq; after so many rounds whatever is left is.
 ROUNDS_MAX = 8
+#: Whoever has not asked for so many times `suspect_ms` when another begins has given up.
+SILENT_SUSPECTS = 60
 
 Key = tuple[int, bytes]
 Row = tuple[int, bytes, bytes | None]
@@ -96,6 +98,8 @@ class Source:
             keys = iter([(each.table, each.key_bytes) for each in state.changes.beyond(frame.common)])
         else:
             return None
+        silent_ms = state.elapsed_ms - SILENT_SUSPECTS * state.rules.suspect_ms
+        self.sessions = {name: each for name, each in self.sessions.items() if each.heard_ms > silent_ms}
         session = self.sessions[frame.sender.name] = Session(frame.sender, frame.session, keys, seq)
         state.note("catchup_begun", node=frame.sender.name, after=frame.common, whole=bool(frame.whole))
         return session

@@ -38,7 +38,7 @@ class Recovery:
         self.rows_done = 0
         self.bytes_done = 0
         self.applied_seq = 0  # where the last catch-up of this life has brought us
-        self._session = 0
+        self.session = 0  # names the catch-up under way
         self._number = 0
         self._common = 0
         self._is_whole = False
@@ -79,7 +79,7 @@ class Recovery:
         self._common = answer.common
         self._is_whole = answer.catch_up == 2 or not state.changes.reaches(answer.common)
         self.source = answer.sender
-        self._session = state.next_request()
+        self.session = state.next_request()
         self._number = 0
         listed = [] if self._is_whole else state.changes.beyond(answer.common)
         self._undone = [(each.table, each.key_bytes) for each in listed]
@@ -114,7 +114,7 @@ class Recovery:
             state.next_request(),
             state.view.number,
             state.me,
-            self._session,
+            self.session,
             self._number,
             self._common,
             int(self._is_whole),
@@ -126,7 +126,7 @@ class Recovery:
     def on_gathered(self, frame: Gathered) -> None:
         """Put a chunk aside; with the last one, take it all."""
         state = self.state
-        if frame.sender != self.source or frame.session != self._session or frame.number != self._number:
+        if frame.sender != self.source or frame.session != self.session or frame.number != self._number:
             return
         if self._final is not None:
             return

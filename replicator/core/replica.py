@@ -221,6 +221,10 @@ class Replica:
             "written": state.written_seq,
             "changes": len(state.changes),
             "changes_from": state.changes.low,
+            "floors": dict(self.active.floors),
+            "database_id": state.database_id,
+            "fingerprint": state.fingerprint.hex(),
+            "tables": [table.name for table in state.database.tables],
             "safe": view is not None and view.safe,
             "because": self.council.joining.because if state.role is Role.OUTSIDE else "",
         }
