@@ -7,6 +7,7 @@ had changed beyond the common point, which nobody acknowledged, is rolled back b
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from replicator.core.catchup import Key, unpack_rows
 from replicator.core.changes import TRANSACTIONS, Op
@@ -25,6 +26,17 @@ from replicator.values import pack_wire
 UNDONE_SHOWN = 20
 
 
+@dataclass(slots=True)
+class Totals:
+    """What the catch-ups of this life came to. Only those that were applied count, and up to that moment."""
+
+    catchups: int = 0
+    rows: int = 0
+    bytes: int = 0
+    ms: int = 0
+    rolled_back: int = 0  # rows and transactions that this node alone had changed
+
+
 class Recovery:
     """What a node outside does to come back."""
 
@@ -37,6 +49,7 @@ class Recovery:
         self.source: Member | None = None  # who brings us level
         self.rows_done = 0
         self.bytes_done = 0
+        self.totals = Totals()
         self.applied_seq = 0  # where the last catch-up of this life has brought us
         self.session = 0  # names the catch-up under way
         self._number = 0
@@ -175,22 +188,31 @@ class Recovery:
             shown = ", ".join(self._shown(key) for key in undone[:UNDONE_SHOWN])
             state.note("rolled_back", count=len(undone), after=self._common, keys=shown)
         self._apply(final)
-        took_ms = state.elapsed_ms - self._began_ms
-        state.note(
-            "catchup_applied",
-            source=source.name,
-            seq=final.seq,
-            rows=len(self._collected),
-            bytes=self.bytes_done,
-            ms=took_ms,
-            whole=self._is_whole,
-            undone=len(undone),
-        )
+        self._tell_applied(source, final.seq, len(undone))
         self.is_whole_wanted = False
         self.source = self._final = None
         self._collected = {}
         self._is_applied = True
         self.finish()
+
+    def _tell_applied(self, source: Member, seq: int, undone: int) -> None:
+        """Say what this catch-up was, and add it to the totals."""
+        rows, took_ms, totals = len(self._collected), self.state.elapsed_ms - self._began_ms, self.totals
+        self.state.note(
+            "catchup_applied",
+            source=source.name,
+            seq=seq,
+            rows=rows,
+            bytes=self.bytes_done,
+            ms=took_ms,
+            whole=self._is_whole,
+            undone=undone,
+        )
+        totals.catchups += 1
+        totals.rows += rows
+        totals.bytes += self.bytes_done
+        totals.ms += took_ms
+        totals.rolled_back += undone
 
     def _shown(self, key: Key) -> str:
         table, key_bytes = key

@@ -198,6 +198,7 @@ class Replica:
         """Return what an operator wants to know: plain values by name; see `replicator status`."""
         state = self.state
         view = state.view
+        returned = self.council.recovery.totals
         return {
             "node": state.me.name,
             "incarnation": state.me.incarnation,
@@ -225,6 +226,11 @@ class Replica:
             "database_id": state.database_id,
             "fingerprint": state.fingerprint.hex(),
             "tables": [table.name for table in state.database.tables],
+            "catchups": returned.catchups,
+            "catchup_rows": returned.rows,
+            "catchup_bytes": returned.bytes,
+            "catchup_ms": returned.ms,
+            "rolled_back": returned.rolled_back,
             "safe": view is not None and view.safe,
             "because": self.council.joining.because if state.role is Role.OUTSIDE else "",
         }

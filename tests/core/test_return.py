@@ -180,6 +180,32 @@ def test_c1_the_list_reaches_back_to_what_the_absent_node_holds() -> None:
     assert facts_of(world, "catchup_applied")["rows"] == 7 + 10
 
 
+def test_the_status_sums_up_the_catch_ups_of_this_life() -> None:
+    """What the log says of each, added up: once after its start, once after it was stopped. The active shows zeros."""
+    world = world_with_disks()
+    node = away_and_back(world, 10)
+    node.is_stopped = True
+    world.settle(1_500)
+    for number in range(5):
+        deposit(world, f"stopped{number}", owner=f"p{number}")
+        world.run()
+    node.is_stopped = False
+    world.settle(1_500)
+    level(world)
+    told = [facts for name, event, facts in world.notes if (name, event) == (node.name, "catchup_applied")]
+    status = node.replica.status()
+    assert status["catchups"] == len(told) == 2
+    for name, fact in (
+        ("catchup_rows", "rows"),
+        ("catchup_bytes", "bytes"),
+        ("catchup_ms", "ms"),
+        ("rolled_back", "undone"),
+    ):
+        assert status[name] == sum(int(str(facts[fact])) for facts in told)
+    assert status["catchup_rows"] == 7 + 10 + 5 + 5
+    assert world.active.replica.status()["catchups"] == 0
+
+
 def test_c3_the_common_point_is_the_lesser_end_of_the_highest_shared_view() -> None:
     """Of entries held: a view that only one has heard of counts for nothing."""
     ours = (History(1, 1), History(3, 10), History(5, 20))
@@ -208,6 +234,7 @@ def test_c4_a_returning_active_undoes_what_nobody_acknowledged() -> None:
     world.settle(1_500)
     level(world)
     assert "balances['x']" in facts_of(world, "rolled_back")["keys"]
+    assert world.nodes[former.name].replica.status()["rolled_back"] == facts_of(world, "rolled_back")["count"] == 2
     assert world.call(world.active.name, "lost", 1, "deposit", owner="x", cents=100) == (DONE, 101)
 
 
