@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The door to everything: makes its own virtual environment, then runs what you ask for.
 
-    python3 run.py demo     play prepaid calls and kill the active node in the middle of them; ends with an audit
+    python3 run.py demo     play prepaid calls, kill the active node in the middle of them and bring it back; ends with an audit
     python3 run.py test     ruff, mypy --strict, pytest; more arguments go to pytest
     python3 run.py bench    throughput and latency beside stock Pyro5, in one run
     python3 run.py simulate thousands of seeded runs of whole deployments with faults, on a virtual clock

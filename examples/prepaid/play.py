@@ -1,7 +1,7 @@
 """Own the driver: plays the calls of calls.csv with many concurrent callers, and audits what came of them.
 
 Each caller (a thread, as a telephone switch has many lines) takes one card after another and makes the card's calls in
-file order:
+file order, each as soon as the journal lets it begin:
 1. `authorize`. Refused: the call is over.
 2. The calls that are tried during this one.
 3. Each `reserve`. Refused: no more of them; the call is then terminated in any case.
@@ -72,6 +72,7 @@ class Line:
     def ask(self, send: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Send a message and return its result; None if it was refused. Raises GaveUp if the play is over."""
         self._msg_no += 1
+        self._journal.note_send()
         sent_s = time.monotonic()
         repeats = 0
         while True:
@@ -136,7 +137,8 @@ class Caller:
                 except queue.Empty:
                     return
                 for call in group.calls:
-                    self.play(call, group.during)
+                    with self._journal.call():
+                        self.play(call, group.during)
         except GaveUp:
             return
         except Exception as failure:  # a bug, here or in the client: it ends the play and is raised by `finish`

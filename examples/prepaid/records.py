@@ -1,22 +1,27 @@
 """Own what the callers noted: one record a message, the calls open at this moment, the totals for the report.
 
 A `Journal` is shared by all callers (threads); everything on it happens under one lock, so that a snapshot of the open
-calls and the moment of a kill belong together.
+calls and the moment of a kill belong together. It can also make callers wait: for the begin of a call (`narrow`), so that
+calls are left while a node returns, and with every message (`holding`), so that two nodes can be compared.
 
 Never does: send a message.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from examples.prepaid.audit import Told
 
 ACKNOWLEDGED = "acknowledged"
 REFUSED = "refused"
+#: Of a narrow gate: for one more call at the same time, so many calls must be left. A caller makes some 40 a second, so it is
+#: about 0.4 s until what is left has shrunk to a third.
+GATE_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,23 @@ class Journal:
         self._views: dict[int, float] = {}  # view -> its first acknowledged reply
         self._is_over = False
         self._callers = 0
+        self._under_way = 0  # calls that have begun, also those that will be refused
+        self._gate: int | None = None
+        self._unanswered = 0
+        self._is_held = False
         self.failures: list[BaseException] = []
+
+    def note_send(self) -> None:
+        """Add a message that is about to be sent; `note` follows. Waits while messages are held. Raises GaveUp."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over or not self._is_held)
+            self._refuse_if_over()
+            self._unanswered += 1
 
     def note(self, record: MessageRecord) -> None:
         """Add a message that was answered."""
         with self._changed:
+            self._unanswered -= 1
             self._records.append(record)
             if record.call:
                 self._calls_by_txn[record.txn_id] = record.call
@@ -112,8 +129,57 @@ class Journal:
     def pause(self, timeout_s: float) -> None:
         """Wait before a repeat; end at once when the play is over. Raises GaveUp then."""
         with self._changed:
-            if self._changed.wait_for(lambda: self._is_over, timeout_s):
-                raise GaveUp("the play was stopped")
+            self._changed.wait_for(lambda: self._is_over, timeout_s)
+            self._refuse_if_over()
+
+    def _refuse_if_over(self) -> None:
+        if self._is_over:
+            raise GaveUp("the play was stopped")
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold all messages within; begins when those sent before are answered. Raises GaveUp if the play is over."""
+        with self._changed:
+            self._is_held = True
+            self._changed.wait_for(lambda: self._is_over or not self._unanswered)
+            self._refuse_if_over()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_held = False
+                self._changed.notify_all()
+
+    def narrow(self, ended_count: int) -> None:
+        """Let no call begin once so many have ended; the fewer are left until then, the fewer at the same time.
+
+        So calls last, and messages go on, for as long as can be. Calls that have begun go on in any case.
+        """
+        with self._changed:
+            self._gate = ended_count
+
+    def widen(self) -> None:
+        """Let calls begin again as they like."""
+        with self._changed:
+            self._gate = None
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        """Make one call within, as soon as the gate lets it begin. Raises GaveUp if the play is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over or self._may_begin())
+            self._refuse_if_over()
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def _may_begin(self) -> bool:
+        return self._gate is None or self._under_way * GATE_SHARE < self._gate - len(self._ended)
 
     def note_enter(self, callers: int) -> None:
         """Add callers that begin."""
@@ -146,6 +212,11 @@ class Journal:
     def ended_count(self) -> int:
         """Calls that came about and ended."""
         return len(self._ended)
+
+    @property
+    def answered_count(self) -> int:
+        """Messages that were answered."""
+        return len(self._records)
 
     @property
     def open_count(self) -> int:

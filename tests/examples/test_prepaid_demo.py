@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,20 +13,32 @@ from pathlib import Path
 import pytest
 
 from examples.prepaid import demo
+from examples.prepaid.audit import compute
+from examples.prepaid.generate import DATA, read_csv
 from examples.prepaid.play import play
+from examples.prepaid.records import Journal
 from replicator.testing.deployment import Deployment
 
 ROOT = Path(demo.__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "examples.prepaid.demo"]
-GOOD = {"audit": "ok", "lost": 0, "doubled": 0, "open_at_kill": 5, "finished_after_kill": 5}
+GOOD = {
+    "audit": "ok",
+    "lost": 0,
+    "doubled": 0,
+    "open_at_kill": 5,
+    "finished_after_kill": 5,
+    "returned": 1,
+    "digests_equal": True,
+}
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kills", [1, 2])
-def test_the_calls_survive_the_death_of_the_active(tmp_path: Path, kills: int) -> None:
+@pytest.mark.parametrize(("kills", "ack"), [(1, "durable"), (2, "applied"), (3, "received")])
+def test_the_calls_survive_the_death_of_each_active_and_it_comes_back(tmp_path: Path, kills: int, ack: str) -> None:
+    """Two nodes whatever the kills: each kill but the first hits the node that came back."""
     report_path = tmp_path / "report.json"
     done = subprocess.run(
-        [*COMMAND, "--kills", str(kills), "--seed", "3", "--calls", "1200", "--report", str(report_path)],
+        [*COMMAND, "--kills", str(kills), "--ack", ack, "--seed", "3", "--calls", "1200", "--report", str(report_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -38,7 +52,14 @@ def test_the_calls_survive_the_death_of_the_active(tmp_path: Path, kills: int) -
     assert report["acknowledged"] + report["refused"] == report["messages"]
     assert report["open_at_kill"] == report["finished_after_kill"] > 0
     assert 0 < report["failover_ms"] < 10_000
-    assert "SIGKILL to a, the active of view" in done.stdout
+    assert (report["returned"], report["digests_equal"]) == (kills, True)
+    assert report["catchup_rows"] > 0
+    assert report["catchup_bytes"] > report["catchup_rows"]
+    assert report["rolled_back"] >= 0
+    killed = re.findall(r"SIGKILL to (\w), the active of view", done.stdout)
+    assert killed == ["a", "b", "a"][:kills]
+    assert re.findall(r"(\w) is back in sync .* it was given [\d,]+ rows", done.stdout) == killed
+    assert len(re.findall(r"the digests of a and b are equal", done.stdout)) == kills + 1
 
 
 @pytest.mark.timeout(60)
@@ -81,19 +102,35 @@ def test_the_calls_can_be_played_by_way_of_the_distributor_process(tmp_path: Pat
         ({"audit": "call-0001: charge"}, False),
         ({"finished_after_kill": 4}, False),
         ({"open_at_kill": 0, "finished_after_kill": 0}, False),
+        ({"returned": 0}, False),
+        ({"digests_equal": False}, False),
     ],
 )
 def test_only_a_flawless_run_is_good(changed: dict[str, object], expected: bool) -> None:
     assert demo.is_good({**GOOD, **changed}, kills=1) is expected
 
 
-@pytest.mark.parametrize(("kills", "nodes"), [(0, "ab"), (1, "ab"), (2, "abc"), (3, "abcd")])
-def test_there_is_one_node_more_than_kills(kills: int, nodes: str) -> None:
-    assert demo.parse_options(["--kills", str(kills)]).nodes == tuple(nodes)
+@pytest.mark.parametrize("ack", ["received", "applied", "durable", "async"])
+def test_every_ack_mode_is_offered(ack: str) -> None:
+    assert demo.parse_options(["--ack", ack]).ack == ack
+
+
+@pytest.mark.parametrize("kills", range(10))
+def test_each_kill_has_calls_until_the_next(tmp_path: Path, kills: int) -> None:
+    """The killed node returns meanwhile; the last number is that of the gate after the last kill."""
+    options = demo.parse_options(["--kills", str(kills), "--seed", "5"])
+    rows = read_csv(DATA / "calls.csv")
+    deployment = Deployment(tmp_path, service=demo.SERVICE)  # never started
+    moments = demo.Demo(options, deployment, Journal(), demo.Story()).moments(rows)
+    assert len(moments) == kills + 1
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert all(gap >= len(rows) * 3 // 5 // (kills + 1) // 2 for gap in gaps)
+    assert moments[-1] < sum(call.is_charged for call in compute(DATA).calls.values())
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--kills", "-1"], ["--kills", "x"], ["--callers", "0"], ["--ack", "often"], ["--no-such"]]
+    "arguments",
+    [["--kills", "-1"], ["--kills", "x"], ["--kills", "10"], ["--callers", "0"], ["--ack", "often"], ["--no-such"]],
 )
 def test_a_wrong_option_is_refused_with_a_reason(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
