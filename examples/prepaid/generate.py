@@ -113,7 +113,8 @@ def _calls(random: Random, cards: list[Row]) -> list[Row]:
         if is_disturbed and call["ends"] == "terminate" and len(calls) < CALL_COUNT:
             second = _call(random, card, len(calls) + 1)
             second["ends"] = "terminate"
-            second["during"] = call["call"]
+            if call["card"] == card["card"]:  # with a mistyped number, the first call uses no card
+                second["during"] = call["call"]
             calls.append(second)
     return calls
 

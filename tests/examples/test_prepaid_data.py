@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from examples.prepaid import audit, generate
+from examples.prepaid.play import make_groups
 
 
 @pytest.mark.parametrize("name", ["cards.csv", "tariffs.csv", "calls.csv"])
@@ -53,3 +54,18 @@ def test_no_call_is_tried_during_a_silent_one() -> None:
     rows = generate.read_csv(generate.DATA / "calls.csv")
     silent = {row["call"] for row in rows if row["ends"] == "silence"}
     assert not silent & {row["during"] for row in rows}
+
+
+def test_all_calls_of_a_card_are_made_by_one_caller_in_file_order() -> None:
+    """Two callers would find the card busy, or not, by chance. A call with a mistyped number uses no card."""
+    rows = generate.read_csv(generate.DATA / "calls.csv")
+    cards = {row["card"] for row in generate.read_csv(generate.DATA / "cards.csv")}
+    users: dict[str, int] = {}
+    made: list[str] = []
+    for number, group in enumerate(make_groups(rows)):
+        assert [row["call"] for row in group.calls] == sorted(row["call"] for row in group.calls)
+        for row in group.calls:
+            for each in (row, *group.during.get(row["call"], [])):
+                made.append(each["call"])
+                assert each["card"] not in cards or users.setdefault(each["card"], number) == number
+    assert sorted(made) == [row["call"] for row in rows]
