@@ -111,9 +111,9 @@ def add_tools(add: Add) -> None:
     init.add_argument("--again", action="store_true", help="begin anew over an existing record: ALL DATA IS GIVEN UP")
     demo = add(
         "demo",
-        "play prepaid calls and kill the active node",
-        "Start a whole deployment, play prepaid calls, kill the active node while calls are open, audit to the cent.\n"
-        "Takes the options of `python -m examples.prepaid.demo --help`.\n\n  replicator demo --kills 2 --seed 7",
+        "play prepaid calls, kill the active node and bring it back",
+        "Start a whole deployment, play prepaid calls, kill the active node while calls are open, bring it back, audit to\n"
+        "the cent. Takes the options of `python -m examples.prepaid.demo --help`.\n\n  replicator demo --kills 2 --seed 7",
     )
     demo.add_argument("options", nargs=argparse.REMAINDER, help="passed on to the demo")
 

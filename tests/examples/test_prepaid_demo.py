@@ -64,7 +64,9 @@ def test_the_calls_survive_the_death_of_each_active_and_it_comes_back(tmp_path: 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["starting a name server", "cards and tariffs are loaded"])
+@pytest.mark.parametrize(
+    "moment", ["starting a name server", "cards and tariffs are loaded", "now b is active in view"]
+)
 def test_an_interrupted_demo_ends_at_once_with_nothing_left_behind(
     number: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
