@@ -2,49 +2,24 @@
 
 Every system is up for the whole run; each round measures each of them in turn, so that a slow minute of the machine falls on
 all. Figures are medians over the rounds. Only ratios taken in one run count.
+
+`run.py bench catchup` measures returns instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks import catchup
+from benchmarks.measuring import RESULTS, ROOT, Scenario, System, about_this_machine, measure, median, node_pids
 from replicator.testing.deployment import Deployment
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).resolve().parent / "results"
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class System:
-    """Something to measure: how its workers reach it, and the processes whose CPU it costs."""
-
-    name: str
-    options: dict[str, Any]
-    pids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A shape of load: processes x threads, and messages in flight per thread."""
-
-    name: str
-    processes: int
-    threads: int
-    batch: int
-
 
 SCENARIOS = (
     Scenario("1 client", 1, 1, 1),
@@ -83,83 +58,6 @@ def start_systems(stack: ExitStack, folder: Path) -> list[System]:
             options = {"kind": "replicated", "distributor": distributor, "ack": ack, "target": str(pair.config_path)}
             systems.append(System(f"replicated, {ack}, {distributor}", options, node_pids(pair)))
     return systems
-
-
-def node_pids(deployment: Deployment) -> tuple[int, ...]:
-    """Return the pids of nodes and distributor."""
-    return tuple(deployment.pid(name) for name in (*deployment.nodes, "distributor"))
-
-
-def cpu_s(pids: tuple[int, ...]) -> float:
-    """Return the CPU seconds used so far by processes."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / CLOCK_TICKS
-
-
-def measure(system: System, scenario: Scenario, seconds: float) -> dict[str, float]:
-    """Run one scenario against one system."""
-    workers = []
-    for number in range(scenario.processes):
-        options = {
-            **system.options,
-            "threads": scenario.threads,
-            "batch": scenario.batch,
-            "seconds": seconds,
-            "process": number,
-        }
-        workers.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", json.dumps(options)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
-        )
-    try:
-        for worker in workers:
-            assert worker.stdout is not None
-            line = worker.stdout.readline().strip()
-            if line != "ready":
-                raise SystemExit(f"bench: a worker of {system.name!r} did not get ready: {line!r}")
-        before = cpu_s(system.pids)
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        outputs = [worker.communicate(timeout=seconds + 60)[0] for worker in workers]
-        served_s = cpu_s(system.pids) - before
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait()
-    if any(worker.returncode for worker in workers):
-        raise SystemExit(f"bench: a worker of {system.name!r} failed in {scenario.name!r}")
-    return summary([json.loads(output) for output in outputs], served_s)
-
-
-def summary(results: list[dict[str, Any]], served_s: float) -> dict[str, float]:
-    """Add up the workers: messages a second, quantiles in microseconds, CPU microseconds a message."""
-    count = sum(result["count"] for result in results)
-    elapsed_s = max(result["elapsed_s"] for result in results)
-    times = sorted(took for result in results for took in result["times"])
-    client_s = sum(result["cpu_s"] for result in results)
-    return {
-        "messages_per_s": count / elapsed_s,
-        "p50_us": times[len(times) // 2] * 1e6,
-        "p99_us": times[int(len(times) * 0.99)] * 1e6,
-        "server_cpu_us": served_s / count * 1e6,
-        "client_cpu_us": client_s / count * 1e6,
-    }
-
-
-def median(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Take the median of each figure over the rounds."""
-    return {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
 
 
 def print_table(scenario: Scenario, figures: dict[str, dict[str, float]]) -> None:
@@ -221,16 +119,13 @@ def write_results(arguments: argparse.Namespace, figures: dict[str, dict[str, di
     """Keep the figures as JSON."""
     file = arguments.json or RESULTS / f"throughput-{time.strftime('%Y%m%d-%H%M%S')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    about = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "seconds": arguments.seconds,
-        "rounds": arguments.rounds,
-    }
+    about = {**about_this_machine(), "seconds": arguments.seconds, "rounds": arguments.rounds}
     file.write_text(json.dumps({"about": about, "figures": figures}, indent=1) + "\n")
     print(f"\nwritten to {file}")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["catchup"]:
+        catchup.main(sys.argv[2:])
+    else:
+        main()
