@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from sortedcontainers import SortedDict
@@ -46,6 +47,16 @@ def row_hash(table: int, key_bytes: bytes, row: bytes) -> int:
     """Hash one row into 64 bits: blake2b over table index, length-prefixed key, row."""
     head = table.to_bytes(2, "big") + len(key_bytes).to_bytes(4, "big")
     return int.from_bytes(_blake2b(head + key_bytes + row, digest_size=8).digest(), "big")
+
+
+def hash_sum(table: int, keys: Iterable[bytes], rows: Iterable[bytes]) -> int:
+    """Add up the `row_hash` of many rows: the same, but without a call for each, as a restart hashes a million."""
+    head, from_bytes = table.to_bytes(2, "big"), int.from_bytes
+    hashes = [
+        from_bytes(_blake2b(head + len(key).to_bytes(4, "big") + key + row, digest_size=8).digest(), "big")
+        for key, row in zip(keys, rows, strict=True)
+    ]
+    return sum(hashes) & DIGEST_MASK
 
 
 class Rows:
@@ -87,13 +98,18 @@ class Rows:
         row: bytes | None = self.rows.get(self.key_codec.decode(key_bytes))
         return row
 
-    def load(self, rows: dict[bytes, bytes]) -> None:
-        """Take *rows* (by packed key) in the place of all there were. O(rows log rows)."""
-        decode = self.key_codec.decode
-        self.rows = SortedDict({decode(key_bytes): row for key_bytes, row in rows.items()})
-        index = self.index
+    def load(self, keys: Sequence[bytes], rows: Sequence[bytes], digest: int | None = None) -> None:
+        """Take *rows*, with their packed *keys*, in the place of all there were. O(rows log rows).
+
+        *digest*: the sum of their hashes, if the caller has it already.
+        """
+        self.rows = SortedDict(zip(self.key_codec.decode_all(keys), rows, strict=True))
         self._unhashed = {}
-        self._digest = sum([row_hash(index, key_bytes, row) for key_bytes, row in rows.items()]) & DIGEST_MASK
+        self._digest = hash_sum(self.index, keys, rows) if digest is None else digest
+
+    def keys_after(self, last: Any, count: int) -> list[Any]:
+        """Return the next *count* keys after *last* (None: from the first one). O(count + log rows)."""
+        return list(islice(self.rows.irange(last, None, inclusive=(False, True)), count))
 
     @property
     def digest(self) -> int:

@@ -33,6 +33,8 @@ CHUNK_BYTES = 32_768
 ROUNDS_MAX = 8
 #: Whoever has not asked for so many times `suspect_ms` when another begins has given up.
 SILENT_SUSPECTS = 60
+#: Keys of a table looked up at once when everything is sent: never all of them, which would hold up the loop.
+KEYS_AT_ONCE = 1_024
 
 Key = tuple[int, bytes]
 Row = tuple[int, bytes, bytes | None]
@@ -168,14 +170,18 @@ class Source:
 
 
 def _all_keys(state: State) -> Iterator[Key]:
-    """Yield the keys of everything there is now; what comes later is in the change list."""
+    """Yield the keys of everything there is, as it is come to; what comes, goes or moves meanwhile is in the change list."""
     for table in state.database.tables:
         encode = table.key_codec.encode
-        for key in list(table.rows):
-            yield table.index, encode(key, "key")
+        keys = table.keys_after(None, KEYS_AT_ONCE)
+        while keys:
+            for key in keys:
+                yield table.index, encode(key, "key")
+            keys = table.keys_after(keys[-1], KEYS_AT_ONCE)
     transactions = state.transactions
-    for txn_id in [*transactions.open, *transactions.finished, *transactions.named]:
-        yield TRANSACTIONS, txn_id
+    for kept in (transactions.open, transactions.finished, transactions.named):
+        for txn_id in list(kept):
+            yield TRANSACTIONS, txn_id
 
 
 def unpack_keys(blob: bytes) -> list[Key]:

@@ -6,9 +6,12 @@ takes the stored state as it is: no entry is run again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 from replicator.core.changes import TRANSACTIONS, Op
 from replicator.core.effects import Write, Written
-from replicator.core.persistence import Batch, Restored, StoredRow
+from replicator.core.persistence import Batch, Chunk, Restored, StoredRow
 from replicator.core.state import State
 from replicator.errors import CorruptRecord, UsageError
 
@@ -62,23 +65,23 @@ class Keeper:
         """Take up the state that the disk held. O(rows log rows). Raises CorruptRecord: it must not be used then."""
         state, position = self.state, restored.position
         tables = state.database.tables
-        rows: list[dict[bytes, bytes]] = [{} for _ in tables]
+        columns: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in tables]
         listed: list[StoredRow] = []
-        for stored in restored.rows:
-            table, key_bytes, row, seq = stored
-            if seq > position.low:
-                listed.append(stored)
-            if row is None:
-                continue
-            if table == TRANSACTIONS:
-                state.transactions.put(key_bytes, row)
-            elif table < len(tables):
-                rows[table][key_bytes] = row
+        for chunk in restored.chunks:
+            if max(chunk.seqs) > position.low:
+                listed += [each for each in _stored_rows(chunk) if each.seq > position.low]
+            kept_keys, kept_rows = _present(chunk)
+            if chunk.table == TRANSACTIONS:
+                for key_bytes, row in zip(kept_keys, kept_rows, strict=True):
+                    state.transactions.put(key_bytes, row)
+            elif chunk.table < len(tables):
+                columns[chunk.table][0].extend(kept_keys)
+                columns[chunk.table][1].extend(kept_rows)
             else:
-                raise CorruptRecord(f"the store holds a row of table {table}, which the service does not have")
+                raise CorruptRecord(f"the store holds a row of table {chunk.table}, which the service does not have")
         try:
-            for each, found in zip(tables, rows, strict=True):
-                each.load(found)
+            for each, (keys, rows) in zip(tables, columns, strict=True):
+                each.load(keys, rows)
         except (UsageError, ValueError, TypeError) as error:
             raise CorruptRecord(f"a stored key does not read back: {error}") from error
         self._set_position(restored)
@@ -103,6 +106,18 @@ class Keeper:
         state.written_seq = state.changes.unsaved_from = position.seq
         state.changes.restart(position.low)
         state.is_restored = True
+
+
+def _stored_rows(chunk: Chunk) -> list[StoredRow]:
+    return [StoredRow(chunk.table, *each) for each in zip(chunk.keys, chunk.rows, chunk.seqs, strict=True)]
+
+
+def _present(chunk: Chunk) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Return keys and rows of what is not gone."""
+    if None not in chunk.rows:
+        return chunk.keys, cast(Sequence[bytes], chunk.rows)
+    kept = [(key_bytes, row) for key_bytes, row in zip(chunk.keys, chunk.rows, strict=True) if row is not None]
+    return [key_bytes for key_bytes, _ in kept], [row for _, row in kept]
 
 
 def _last_seq(stored: StoredRow) -> int:

@@ -8,7 +8,7 @@ is the state at one seq, whole (C3, DESIGN.md section 9).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,12 +86,21 @@ class Batch:
     is_whole: bool = False
 
 
+class Chunk(NamedTuple):
+    """Some rows of one table by columns, so that a restart takes up a million without looking at each."""
+
+    table: int
+    keys: Sequence[bytes]
+    rows: Sequence[bytes | None]
+    seqs: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What a store gives back: the position, and every row, with those that are gone but still listed as changes."""
 
     position: Position
-    rows: Iterable[StoredRow]
+    chunks: Iterable[Chunk]
 
 
 def common_point(ours: tuple[History, ...], our_seq: int, theirs: tuple[History, ...], their_seq: int) -> int:

@@ -19,7 +19,7 @@ from replicator.core.state import State
 from replicator.core.transactions import Transaction
 from replicator.core.views import Member
 from replicator.errors import CorruptRecord, UsageError
-from replicator.tables import DIGEST_MASK, row_hash
+from replicator.tables import DIGEST_MASK, hash_sum, row_hash
 from replicator.values import pack_wire
 
 #: So many of the keys that were undone are named in the Note.
@@ -58,6 +58,7 @@ class Recovery:
         self._undone: list[Key] = []  # our own changes beyond the common point
         self._keys_left: list[Key] = []
         self._collected: dict[Key, bytes | None] = {}
+        self._whole: list[tuple[list[bytes], list[bytes], int]] = []  # by table: keys, rows, the sum of their hashes
         self._final: Position | None = None
         self._began_ms = 0
         self._asked_ms = 0
@@ -234,25 +235,36 @@ class Recovery:
         return digest & DIGEST_MASK
 
     def _digest_whole(self, final: Position) -> int:
+        """Return the digest of all that was collected, and bring it into columns on the way: there may be millions."""
+        columns: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in self.state.database.tables]
         digest = final.watermark_ms
         for (table, key_bytes), row in self._collected.items():
-            if row is not None:
+            if row is None:
+                continue
+            if table == TRANSACTIONS:
                 digest += _hash(table, key_bytes, row)
-        return digest & DIGEST_MASK
+            elif table < len(columns):
+                columns[table][0].append(key_bytes)
+                columns[table][1].append(row)
+            else:
+                raise CorruptRecord(f"there is no table {table}")
+        self._whole = [(keys, rows, hash_sum(table, keys, rows)) for table, (keys, rows) in enumerate(columns)]
+        return (digest + sum(each[2] for each in self._whole)) & DIGEST_MASK
 
     def _apply(self, final: Position) -> None:
         """Take the set: rows, transactions, FIFO, history, change list; and give it to the disk in one transaction."""
         state = self.state
         tables, transactions, changes = state.database.tables, state.transactions, state.changes
         if self._is_whole:
-            for table in tables:
-                table.load({})
+            for table, (keys, rows, digest) in zip(tables, self._whole, strict=True):
+                table.load(keys, rows, digest)
+            self._whole = []
             transactions.forget_all()
             changes.restart(final.seq)
         for (number, key_bytes), row in self._collected.items():
             if number == TRANSACTIONS:
                 transactions.put(key_bytes, row)
-            else:
+            elif not self._is_whole:
                 table = tables[number]
                 table.apply(table.key_codec.decode(key_bytes), key_bytes, row)
             if not self._is_whole:
@@ -268,8 +280,8 @@ class Recovery:
         assert state.digest == final.digest
         if state.rules.is_durable:
             state.written_seq = 0
-            rows = [StoredRow(table, key, row, final.seq) for (table, key), row in self._collected.items()]
-            self.keeper.write(Batch(state.position(), rows, self._is_whole))
+            stored = [StoredRow(table, key, row, final.seq) for (table, key), row in self._collected.items()]
+            self.keeper.write(Batch(state.position(), stored, self._is_whole))
 
 
 def _hash(table: int, key_bytes: bytes, row: bytes) -> int:

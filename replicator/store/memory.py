@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.core.persistence import Batch, Position, Restored, StoredRow
+from replicator.core.persistence import Batch, Chunk, Position, Restored, StoredRow
 
 
 class MemoryStore:
@@ -17,7 +17,9 @@ class MemoryStore:
         """Return what was written, or None."""
         if self._position is None:
             return None
-        return Restored(self._position, list(self._rows.values()))
+        return Restored(
+            self._position, [Chunk(table, (key,), (row,), (seq,)) for table, key, row, seq in self._rows.values()]
+        )
 
     def write(self, batch: Batch) -> None:
         """Put the rows, drop what is gone and no longer listed."""

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replicator.core.changes import TRANSACTIONS
-from replicator.core.persistence import Batch, Position, Restored, StoredRow
+from replicator.core.persistence import Batch, Chunk, Position, Restored
 from replicator.errors import CorruptRecord, StorageError
 
 FORMAT = "replicator 1"
 #: Pages of the write-ahead log after which SQLite moves them into the file: 16 MiB, seldom enough to stay off most commits.
 CHECKPOINT_PAGES = 4_096
+#: Rows of one chunk of a load.
+LOADED_AT_ONCE = 1_024
 
 
 class SqliteStore:
@@ -83,16 +85,20 @@ class SqliteStore:
             raise self._damaged(error) from error
         if found is None:
             return None
-        return Restored(Position.from_bytes(found[0]), self._rows())
+        return Restored(Position.from_bytes(found[0]), self._chunks())
 
-    def _rows(self) -> Iterator[StoredRow]:
+    def _chunks(self) -> Iterator[Chunk]:
+        execute = self._connection.execute
         try:
             for number, name in self._tables.items():
-                for key, row, seq in self._connection.execute(f"SELECT key, row, seq FROM {name}"):
-                    yield StoredRow(number, key, row, seq)
-                unless_back = f"tbl = ? AND NOT EXISTS (SELECT 1 FROM {name} back WHERE back.key = gone.key)"
-                for key, seq in self._connection.execute(f"SELECT key, seq FROM gone WHERE {unless_back}", (number,)):
-                    yield StoredRow(number, key, None, seq)
+                unless_back = f"tbl = {number} AND NOT EXISTS (SELECT 1 FROM {name} back WHERE back.key = gone.key)"
+                for select in (
+                    f"SELECT key, row, seq FROM {name}",
+                    f"SELECT key, NULL, seq FROM gone WHERE {unless_back}",
+                ):
+                    found = execute(select)
+                    while rows := found.fetchmany(LOADED_AT_ONCE):
+                        yield Chunk(number, *zip(*rows, strict=True))
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from error
 

@@ -51,8 +51,8 @@ def position(seq: int, *, low: int = 0, digest: int = 7) -> Position:
 def loaded(store: Store) -> tuple[Position, dict[tuple[int, bytes], tuple[bytes | None, int]]]:
     restored = store.load()
     assert restored is not None
-    rows = list(restored.rows)
-    found = {(each.table, each.key_bytes): (each.row, each.seq) for each in rows}
+    rows = [(chunk.table, *each) for chunk in restored.chunks for each in zip(*chunk[1:], strict=True)]
+    found = {(table, key_bytes): (row, seq) for table, key_bytes, row, seq in rows}
     assert len(found) == len(rows), "a key came twice"
     return restored.position, found
 
