@@ -404,6 +404,11 @@ class Active:
             self._answer(barrier.token, barrier.status, barrier.body, barrier.seq, level)
 
     @property
+    def awaits_disk(self) -> bool:
+        """Whether some reply waits for the own disk: it was asked for as durable, or there is no other copy (V4)."""
+        return bool(self._waiting[Level.DURABLE]) or (self.in_flight > 0 and not self.required())
+
+    @property
     def in_flight(self) -> int:
         """Replies held."""
         return sum(len(waiting) for waiting in self._waiting.values()) + len(self._barriers) + len(self._tokens)

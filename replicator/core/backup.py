@@ -163,6 +163,11 @@ class Backup:
             return state.written_seq < last
         return frame.want >= Level.APPLIED and state.fifo.executed_seq < last
 
+    @property
+    def awaits_disk(self) -> bool:
+        """Whether some ack waits for the own disk."""
+        return any(frame.want >= Level.DURABLE for frame in self._owed)
+
     def ack_owed(self) -> None:
         """Ack the forwards whose wanted level is reached."""
         owed, self._owed = self._owed, []

@@ -43,6 +43,7 @@ from replicator.core.messages import (
     Gathered,
     Join,
     JoinAnswer,
+    Level,
     Ping,
     Pong,
     Refused,
@@ -188,11 +189,20 @@ class Replica:
         self.council.recovery.finish()
 
     def _on_turn_ended(self, turn: TurnEnded) -> None:
-        self.keeper.pump()
+        self.keeper.pump(is_awaited=self._awaits_disk())
         if self.state.role in (Role.ACTIVE, Role.OPENING):
             self.active.pump()
         elif self.state.role is Role.BACKUP:
             self.backup.release()
+
+    def _awaits_disk(self) -> bool:
+        """Whether somebody waits for the own disk, so that a batch must not gather first."""
+        state = self.state
+        if state.rules.ack >= Level.DURABLE:
+            return True
+        if state.role is Role.ACTIVE:
+            return self.active.awaits_disk
+        return state.role is not Role.BACKUP or self.backup.awaits_disk
 
     def status(self) -> dict[str, object]:
         """Return what an operator wants to know: plain values by name; see `replicator status`."""

@@ -94,6 +94,30 @@ def test_v4_the_next_life_of_a_safe_view_opens_again_and_of_an_unsafe_one_does_n
             assert again.replica.state.fifo.executed_seq == 1
 
 
+def test_a_batch_gathers_unless_somebody_waits_for_the_disk() -> None:
+    """What two nodes hold goes to the disks in few transactions; a reply or an ack that needs the disk has it at once."""
+    world = world_with_disks()
+    active, [backup] = world.active.replica.state, world.backups
+    deposit(world, "t1")
+    world.run()
+    assert active.written_seq == 1
+    deposit(world, "t2")
+    deposit(world, "t3")
+    world.run()
+    assert active.written_seq == backup.replica.state.written_seq == 1
+    world.advance(50)
+    assert active.written_seq == backup.replica.state.written_seq == 3
+    token = world.submit(world.active.name, "t4", 1, "deposit", level=Level.DURABLE, owner="x", cents=1)
+    world.run()
+    assert world.outcome(token) == (DONE, 4)
+    assert active.written_seq == backup.replica.state.written_seq == 4
+    world.kill(backup.name)
+    world.settle(1_500)
+    for number in (5, 6):
+        assert world.call(world.active.name, f"t{number}", 1, "deposit", owner="x", cents=1) == (DONE, number)
+        assert active.written_seq == number
+
+
 # -- V13: an outage of everything ------------------------------------------------------------------------------------
 
 
@@ -113,7 +137,7 @@ def test_v13_after_an_outage_the_node_that_holds_most_opens_when_all_are_back() 
     world.run()
     world.slow_disks.add(backup.name)
     deposit(world, "t2", cents=2)
-    world.run()
+    world.settle(50)
     outage(world, backup.name)
     waiting = world.nodes[backup.name]
     assert waiting.role is Role.OUTSIDE
@@ -223,7 +247,7 @@ def test_c4_a_returning_active_undoes_what_nobody_acknowledged() -> None:
     world.run()
     world.keep = lambda source, target, frame: source.name != former.name
     deposit(world, "lost", owner="x", cents=100)
-    world.run()
+    world.settle(50)
     world.held.clear()
     world.kill(former.name)
     world.settle(1_500)
