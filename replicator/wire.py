@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 #: Raised when a frame changes shape; two versions never talk to each other.
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 SUBMIT_VERSION = 1
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1

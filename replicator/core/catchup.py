@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from replicator.core.changes import TRANSACTIONS
+from replicator.core.comparing import Compared, all_rows
 from replicator.core.messages import Gather, Gathered, Refused
 from replicator.core.state import Role, State
 from replicator.core.views import Member
@@ -33,22 +33,39 @@ CHUNK_BYTES = 32_768
 ROUNDS_MAX = 8
 #: Whoever has not asked for so many times `suspect_ms` when another begins has given up.
 SILENT_SUSPECTS = 60
-#: Keys of a table looked up at once when everything is sent: never all of them, which would hold up the loop.
-KEYS_AT_ONCE = 1_024
+#: What a `Gather` asks for: what changed, everything, or what differs (C6).
+CHANGED, WHOLE, DIFFERING = 0, 1, 2
+MODES = {CHANGED: "no", WHOLE: "yes", DIFFERING: "compared"}
+NO_KEYS = pack_wire([])
 
 Key = tuple[int, bytes]
 Row = tuple[int, bytes, bytes | None]
+_NOTHING_LEFT: Key = (-1, b"")
 
 
 class Session:
     """A's side of one return."""
 
-    __slots__ = ("captured", "heard_ms", "last", "left", "member", "position", "round_seq", "rounds", "session")
+    __slots__ = (
+        "captured",
+        "compared",
+        "heard_ms",
+        "is_exhausted",
+        "last",
+        "left",
+        "member",
+        "position",
+        "round_seq",
+        "rounds",
+        "session",
+    )
 
-    def __init__(self, member: Member, session: int, left: Iterator[Key], round_seq: int) -> None:
+    def __init__(self, member: Member, session: int, left: Iterator[Key | None], round_seq: int) -> None:
         self.member = member
         self.session = session
-        self.left = left
+        self.left = left  # of this round; None in between: enough for one chunk
+        self.is_exhausted = False  # this round is given
+        self.compared: Compared | None = None  # until what differs is known
         self.round_seq = round_seq  # everything changed after it comes round again
         self.rounds = 0
         self.last: Gathered | None = None
@@ -73,6 +90,8 @@ class Source:
             return
         if state.role is not Role.ACTIVE or state.view is None or frame.view != state.view.number:
             problem = "not active"
+        elif frame.whole not in MODES:
+            problem = "garbage"
         elif frame.number == 1 and not (session is not None and session.session == frame.session):
             session = self._begin(frame)
         if not problem and (session is None or session.member != frame.sender or session.session != frame.session):
@@ -80,7 +99,7 @@ class Source:
         if problem or session is None:
             state.send(
                 frame.sender.name,
-                Gathered(frame.request, frame.view, state.me, frame.session, frame.number, b"", b"", 0, problem),
+                Gathered(frame.request, frame.view, state.me, frame.session, frame.number, b"", b"", b"", 0, problem),
             )
             return
         session.heard_ms = state.elapsed_ms
@@ -94,8 +113,11 @@ class Source:
     def _begin(self, frame: Gather) -> Session | None:
         state = self.state
         seq = state.fifo.executed_seq
-        if frame.whole:
-            keys: Iterator[Key] = _all_keys(state)
+        keys: Iterator[Key | None] = iter(())
+        if frame.whole == WHOLE:
+            keys = ((table, key_bytes) for table, key_bytes, _, _ in all_rows(state))
+        elif frame.whole == DIFFERING:
+            pass  # known when the ranges are compared
         elif state.changes.reaches(frame.common):
             keys = iter([(each.table, each.key_bytes) for each in state.changes.beyond(frame.common)])
         else:
@@ -103,27 +125,30 @@ class Source:
         silent_ms = state.elapsed_ms - SILENT_SUSPECTS * state.rules.suspect_ms
         self.sessions = {name: each for name, each in self.sessions.items() if each.heard_ms > silent_ms}
         session = self.sessions[frame.sender.name] = Session(frame.sender, frame.session, keys, seq)
-        state.note("catchup_begun", node=frame.sender.name, after=frame.common, whole=bool(frame.whole))
+        if frame.whole == DIFFERING:
+            session.compared = Compared(state)
+        state.note("catchup_begun", node=frame.sender.name, after=frame.common, whole=MODES[frame.whole])
         return session
 
     def _next(self, session: Session, frame: Gather) -> Gathered:
-        """Make the next chunk."""
+        """Make the next chunk, or, as long as ranges are compared, go on with that."""
         state = self.state
         problem = ""
         rows: list[Row] = []
-        rows_max = state.rules.catchup_rows_max
-        if not state.changes.reaches(session.round_seq):
-            problem = "unknown session"  # the list overflowed meanwhile: it must begin anew
-        else:
-            try:
+        ranges = b""
+        try:
+            if not state.changes.reaches(session.round_seq):
+                problem = "unknown session"  # the list overflowed meanwhile: it must begin anew
+            elif session.compared is not None:
+                ranges = self._compare(session, session.compared, frame)
+            else:
                 rows = [(table, key, state.row(table, key)) for table, key in unpack_keys(frame.keys)]
-            except (UsageError, IndexError):
-                problem = "garbage"
-        if not problem:
-            rows += self._take(session, rows_max - len(rows))
-            if frame.is_last and len(rows) < rows_max and not session.position:
-                self._go_round(session)
-                rows += self._take(session, rows_max - len(rows))
+                self._take(session, rows)
+                if frame.is_last and session.is_exhausted and not session.position:
+                    self._go_round(session)
+                    self._take(session, rows)
+        except (UsageError, IndexError):
+            problem, rows = "garbage", []
         position = b""
         if session.position and not session.captured:
             position = session.position
@@ -131,26 +156,36 @@ class Source:
         left = len(session.captured)
         packed = pack_wire(rows)
         return Gathered(
-            frame.request, frame.view, state.me, frame.session, frame.number, packed, position, left, problem
+            frame.request, frame.view, state.me, frame.session, frame.number, packed, ranges, position, left, problem
         )
 
-    def _take(self, session: Session, count: int) -> list[Row]:
-        """Take rows until the chunk is full or nothing is left of this round."""
+    def _compare(self, session: Session, compared: Compared, frame: Gather) -> bytes:
+        """Take digests, or hash some rows; when nothing more is asked, go over to what differs. Raises UsageError."""
+        if frame.keys != NO_KEYS:
+            compared.take(frame.keys, is_last=bool(frame.is_last))
+        elif not compared.is_busy:
+            session.left, session.compared = compared.differing_keys(), None
+        return compared.work() if compared.is_busy else b""
+
+    def _take(self, session: Session, rows: list[Row]) -> None:
+        """Add rows until the chunk is full or nothing is left of this round."""
         state, size = self.state, 0
-        rows: list[Row] = []
-        while len(rows) < count and size < CHUNK_BYTES:
+        rows_max = state.rules.catchup_rows_max
+        while len(rows) < rows_max and size < CHUNK_BYTES:
             if session.position:
                 if not session.captured:
-                    break
+                    return
                 row = session.captured.pop()
             else:
-                key = next(session.left, None)
+                key = next(session.left, _NOTHING_LEFT)
                 if key is None:
-                    break
+                    return
+                if key is _NOTHING_LEFT:
+                    session.is_exhausted = True
+                    return
                 row = (*key, state.row(*key))
             rows.append(row)
             size += len(row[1]) + len(row[2] or b"") + 4
-        return rows
 
     def _go_round(self, session: Session) -> None:
         """All of a round is given: what changed meanwhile is the next, or, if it is little, is captured at this seq."""
@@ -159,7 +194,7 @@ class Source:
         session.rounds += 1
         session.round_seq = state.fifo.executed_seq
         if len(keys) > state.rules.catchup_rows_max and session.rounds < ROUNDS_MAX:
-            session.left = iter(keys)
+            session.left, session.is_exhausted = iter(keys), False
             return
         session.captured = [(table, key, state.row(table, key)) for table, key in keys]
         session.position = state.position().to_bytes()
@@ -167,21 +202,6 @@ class Source:
     def forget(self) -> None:
         """No longer the active: every returning node begins anew elsewhere (C5)."""
         self.sessions.clear()
-
-
-def _all_keys(state: State) -> Iterator[Key]:
-    """Yield the keys of everything there is, as it is come to; what comes, goes or moves meanwhile is in the change list."""
-    for table in state.database.tables:
-        encode = table.key_codec.encode
-        keys = table.keys_after(None, KEYS_AT_ONCE)
-        while keys:
-            for key in keys:
-                yield table.index, encode(key, "key")
-            keys = table.keys_after(keys[-1], KEYS_AT_ONCE)
-    transactions = state.transactions
-    for kept in (transactions.open, transactions.finished, transactions.named):
-        for txn_id in list(kept):
-            yield TRANSACTIONS, txn_id
 
 
 def unpack_keys(blob: bytes) -> list[Key]:

@@ -323,9 +323,10 @@ class JoinAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """A returning node asks for chunk *number* (from 1) of its catch-up beyond `common`, or of everything (`whole`).
+    """A returning node asks for chunk *number* (from 1) of its catch-up beyond `common`.
 
-    `keys`: packed keys that it changed itself beyond the common point, a part at a time; `is_last`: there are no more.
+    `whole`: 0 what changed beyond it, 1 everything, 2 what differs. `keys`: packed keys that it changed itself beyond the
+    common point, or, for what differs, digests of its ranges; a part at a time; `is_last`: there are no more.
     """
 
     request: int
@@ -341,7 +342,11 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """One chunk: packed present rows. `position`: empty, or with the last chunk the position at S; `left`: a guess."""
+    """One chunk: packed present rows.
+
+    `ranges`: empty, or a bit for each range whose digest was told, set if it differs. `position`: empty, or with the last
+    chunk the position at S; `left`: a guess.
+    """
 
     request: int
     view: int
@@ -349,6 +354,7 @@ class Gathered:
     session: int
     number: int
     rows: bytes
+    ranges: bytes
     position: bytes
     left: int
     problem: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from replicator.core.backup import Backup
+from replicator.core.catchup import CHANGED
 from replicator.core.effects import Connect
 from replicator.core.messages import Join
 from replicator.core.recovery import Recovery
@@ -81,5 +82,5 @@ class Outside:
             fifo.last_seq,
             state.position().to_bytes(),
             int(state.is_restored),
-            int(self.recovery.is_whole_wanted),
+            int(self.recovery.wanted != CHANGED),
         )

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replicator.core.catchup import Key, unpack_rows
+from replicator.core.catchup import CHANGED, DIFFERING, MODES, NO_KEYS, WHOLE, Key, unpack_rows
 from replicator.core.changes import TRANSACTIONS, Op
+from replicator.core.comparing import Comparing
 from replicator.core.effects import Connect
 from replicator.core.keeping import Keeper
 from replicator.core.messages import Gather, Gathered, JoinAnswer
@@ -24,6 +25,8 @@ from replicator.values import pack_wire
 
 #: So many of the keys that were undone are named in the Note.
 UNDONE_SHOWN = 20
+#: Own changes told in one frame, as keys whose rows come back with its answer.
+KEYS_PER_PART = 64
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class Recovery:
         self.keeper = keeper
         self._on_caught_up = on_caught_up
         self._is_applied = False  # and perhaps not yet on the disk
-        self.is_whole_wanted = False  # what this node holds has proved to be of no use
+        self.wanted = CHANGED  # more than that: what changed has proved not to be all that differs (C6)
         self.source: Member | None = None  # who brings us level
         self.rows_done = 0
         self.bytes_done = 0
@@ -54,9 +57,10 @@ class Recovery:
         self.session = 0  # names the catch-up under way
         self._number = 0
         self._common = 0
-        self._is_whole = False
+        self._mode = CHANGED
+        self._comparing: Comparing | None = None
         self._undone: list[Key] = []  # our own changes beyond the common point
-        self._keys_left: list[Key] = []
+        self._parts: list[bytes] = []  # what is still to be told with the questions, from the last to the first
         self._collected: dict[Key, bytes | None] = {}
         self._whole: list[tuple[list[bytes], list[bytes], int]] = []  # by table: keys, rows, the sum of their hashes
         self._final: Position | None = None
@@ -77,7 +81,8 @@ class Recovery:
         self.source = None
         self._collected = {}
         self._final = None
-        self._undone, self._keys_left = [], []
+        self._undone, self._parts = [], []
+        self._comparing = None
 
     def on_view(self, active: Member | None) -> None:
         """A new view: with the same active the catch-up goes on, else it begins anew elsewhere (C5)."""
@@ -91,18 +96,31 @@ class Recovery:
         if self.source == answer.sender:
             return
         self._common = answer.common
-        self._is_whole = answer.catch_up == 2 or not state.changes.reaches(answer.common)
+        self._mode = self._mode_for(answer)
         self.source = answer.sender
         self.session = state.next_request()
         self._number = 0
-        listed = [] if self._is_whole else state.changes.beyond(answer.common)
+        listed = state.changes.beyond(answer.common) if self._mode == CHANGED else []
         self._undone = [(each.table, each.key_bytes) for each in listed]
-        self._keys_left = list(self._undone)
+        self._comparing = Comparing(state) if self._mode == DIFFERING else None
+        self._tell(self._comparing.parts() if self._comparing is not None else _packed(self._undone))
         self._collected, self._final = {}, None
         self.rows_done = self.bytes_done = 0
         self._began_ms = self._not_before_ms = state.elapsed_ms
-        state.note("catchup_begins", source=answer.sender.name, after=answer.common, whole=self._is_whole)
+        state.note("catchup_begins", source=answer.sender.name, after=answer.common, whole=MODES[self._mode])
         self._ask_next()
+
+    def _mode_for(self, answer: JoinAnswer) -> int:
+        """Say what to ask for: what changed, if both lists reach back; else what differs, if there is something to compare."""
+        state = self.state
+        if answer.catch_up == 1 and self.wanted == CHANGED and state.changes.reaches(answer.common):
+            return CHANGED
+        if self.wanted == WHOLE or not (state.fifo.executed_seq and state.database.row_count):
+            return WHOLE
+        return DIFFERING
+
+    def _tell(self, parts: list[bytes]) -> None:
+        self._parts = parts[::-1]
 
     def _ask_next(self) -> None:
         self._number += 1
@@ -131,9 +149,9 @@ class Recovery:
             self.session,
             self._number,
             self._common,
-            int(self._is_whole),
-            pack_wire(self._keys_left[: state.rules.catchup_rows_max]),
-            int(len(self._keys_left) <= state.rules.catchup_rows_max),
+            self._mode,
+            self._parts[-1] if self._parts else NO_KEYS,
+            int(len(self._parts) <= 1),
         )
         state.send(source.name, frame)
 
@@ -149,14 +167,17 @@ class Recovery:
                 raise UsageError(frame.problem)
             rows = unpack_rows(frame.rows)
             final = Position.from_bytes(frame.position) if frame.position else None
+            del self._parts[-1:]
+            if frame.ranges and self._comparing is not None:
+                self._comparing.take(frame.ranges)
+                self._tell(self._comparing.parts())
         except (UsageError, CorruptRecord) as error:
             self.stop(str(error))
             return
-        del self._keys_left[: state.rules.catchup_rows_max]
         for table, key_bytes, row in rows:
             self._collected[table, key_bytes] = row
         self.rows_done += len(rows)
-        self.bytes_done += len(frame.rows) + len(frame.position)
+        self.bytes_done += len(frame.rows) + len(frame.ranges) + len(frame.position)
         wait_ms = len(frame.rows) * 1000 // state.rules.catchup_bytes_per_s
         self._not_before_ms = max(self._not_before_ms, state.elapsed_ms) + wait_ms
         if final is None:
@@ -166,9 +187,9 @@ class Recovery:
             self.finish()
 
     def finish(self) -> None:
-        """The set is complete: check its digest, then apply it at once. Waits for a write that is under way."""
+        """The set is complete: check its digest, then apply it at once. Waits until the disk holds all of this node's own."""
         state, final, source = self.state, self._final, self.source
-        if self.keeper.is_writing:
+        if self.keeper.is_behind:
             return
         if self._is_applied:
             self._is_applied = False
@@ -176,23 +197,24 @@ class Recovery:
         if final is None or source is None:
             return
         try:
-            digest = self._digest_whole(final) if self._is_whole else self._digest_difference(final)
+            digest = self._digest_whole(final) if self._mode == WHOLE else self._digest_difference(final)
         except CorruptRecord as error:
             self.stop(str(error))
             return
         if digest != final.digest:
-            self.is_whole_wanted = True
-            self.stop("applied, it would not have the active's digest: everything must be compared")
+            self.wanted = DIFFERING if self._mode == CHANGED else WHOLE
+            self.stop("applied, it would not have the active's digest")
             return
-        undone = [] if self._is_whole else self._undone
+        undone = self._undone
         if undone:
             shown = ", ".join(self._shown(key) for key in undone[:UNDONE_SHOWN])
             state.note("rolled_back", count=len(undone), after=self._common, keys=shown)
         self._apply(final)
         self._tell_applied(source, final.seq, len(undone))
-        self.is_whole_wanted = False
+        self.wanted = CHANGED
         self.source = self._final = None
         self._collected = {}
+        self._comparing = None
         self._is_applied = True
         self.finish()
 
@@ -206,7 +228,7 @@ class Recovery:
             rows=rows,
             bytes=self.bytes_done,
             ms=took_ms,
-            whole=self._is_whole,
+            whole=MODES[self._mode],
             undone=undone,
         )
         totals.catchups += 1
@@ -225,6 +247,8 @@ class Recovery:
     def _digest_difference(self, final: Position) -> int:
         """Return the digest that the state would have. O(rows collected)."""
         state = self.state
+        if self._comparing is not None:
+            self._collected.update(dict.fromkeys(self._comparing.not_shipped(self._collected)))
         digest = state.digest - state.transactions.watermark_ms + final.watermark_ms
         for (table, key_bytes), row in self._collected.items():
             old = state.row(table, key_bytes)
@@ -255,19 +279,20 @@ class Recovery:
         """Take the set: rows, transactions, FIFO, history, change list; and give it to the disk in one transaction."""
         state = self.state
         tables, transactions, changes = state.database.tables, state.transactions, state.changes
-        if self._is_whole:
+        if self._mode == WHOLE:
             for table, (keys, rows, digest) in zip(tables, self._whole, strict=True):
                 table.load(keys, rows, digest)
             self._whole = []
             transactions.forget_all()
-            changes.restart(final.seq)
+        if self._mode != CHANGED:
+            changes.restart(final.seq)  # what did not differ may yet have changed beyond another node's position
         for (number, key_bytes), row in self._collected.items():
             if number == TRANSACTIONS:
                 transactions.put(key_bytes, row)
-            elif not self._is_whole:
+            elif self._mode != WHOLE:
                 table = tables[number]
                 table.apply(table.key_codec.decode(key_bytes), key_bytes, row)
-            if not self._is_whole:
+            if self._mode == CHANGED:
                 op = Op.DELETE if row is None else Op.UPDATE
                 changes.replace(number, key_bytes, op, self._common + 1, final.seq)
         transactions.arrange()
@@ -281,7 +306,11 @@ class Recovery:
         if state.rules.is_durable:
             state.written_seq = 0
             stored = [StoredRow(table, key, row, final.seq) for (table, key), row in self._collected.items()]
-            self.keeper.write(Batch(state.position(), stored, self._is_whole))
+            self.keeper.write(Batch(state.position(), stored, self._mode == WHOLE))
+
+
+def _packed(keys: list[Key]) -> list[bytes]:
+    return [pack_wire(keys[at : at + KEYS_PER_PART]) for at in range(0, len(keys), KEYS_PER_PART)]
 
 
 def _hash(table: int, key_bytes: bytes, row: bytes) -> int:

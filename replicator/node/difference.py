@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from replicator.config import Config
-from replicator.core.catchup import unpack_rows
+from replicator.core.catchup import CHANGED, WHOLE, unpack_rows
 from replicator.core.effects import Note, Write
 from replicator.core.messages import Gathered, JoinAnswer
 from replicator.core.persistence import Position, checked, common_point, unchecked
@@ -246,12 +246,13 @@ def _take(replica: Replica, difference: Difference, store: SqliteStore, path: Pa
         advice = "" if header.whole else "; export it with --whole"
         raise UsageError(f"{path} does not fit this node: {problem}{advice}")
     recovery = replica.council.recovery
+    recovery.wanted = WHOLE if header.whole else CHANGED
     recovery.begin(JoinAnswer(0, header.source, b"", "", 2 if header.whole else 1, common))
     packed = [*difference.chunks, pack_wire([])]
     for number, rows in enumerate(packed, start=1):
         position = final.to_bytes() if number == len(packed) else b""
         session = recovery.session
-        recovery.on_gathered(Gathered(0, header.view, header.source, session, number, rows, position, 0, ""))
+        recovery.on_gathered(Gathered(0, header.view, header.source, session, number, rows, b"", position, 0, ""))
     effects, state.effects = state.effects, []
     batches = [effect.batch for effect in effects if type(effect) is Write]
     notes: dict[str, Any] = {effect.event: effect.facts for effect in effects if type(effect) is Note}

@@ -428,7 +428,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "C4",
         "what a returning node had changed itself is not undone",
         RECOVERY,
-        "listed = [] if self._is_whole else state.changes.beyond(answer.common)",
+        "listed = state.changes.beyond(answer.common) if self._mode == CHANGED else []",
         "listed: list[object] = []",
     ),
     _one(

@@ -163,7 +163,7 @@ def test_every_frame_finds_a_node_that_knows_no_view_yet(kind: type) -> None:
         Join: Join(1, sender, b"f", 0, 0, b"", 0, 0),
         JoinAnswer: JoinAnswer(1, sender, record, "", 0, 0),
         Gather: Gather(1, 3, sender, 1, 1, 0, 0, b"\x90", 1),
-        Gathered: Gathered(1, 3, sender, 1, 1, b"\x90", b"", 0, ""),
+        Gathered: Gathered(1, 3, sender, 1, 1, b"\x90", b"", b"", 0, ""),
         Ping: Ping(1, sender),
         Pong: Pong(1, sender),
         Refused: Refused(1, sender, record),

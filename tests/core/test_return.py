@@ -336,12 +336,48 @@ def test_c5_a_set_that_would_not_give_the_digest_touches_nothing() -> None:
     level(world)
 
 
-def test_c6_a_list_that_does_not_reach_back_sends_everything() -> None:
-    """A bound of three keys, or a node that has lost its rows: the same stream, from nothing."""
-    world = world_with_disks(clt_keys_max=3)
-    away_and_back(world, 20)
+def test_a_chunk_that_is_full_by_bytes_is_not_taken_for_the_last() -> None:
+    """Rows of a kilobyte: a chunk is full long before it has all the rows that it may have."""
+    world = world_with_disks(clt_keys_max=10_000)
+    name = world.backups[0].name
+    world.kill(name)
+    world.settle(1_500)
+    for number in range(150):
+        deposit(world, f"t{number}", owner=f"{number:04}" + "o" * 1_000)
+    world.settle(500)
+    world.restart(name, f"{name}2")
+    world.settle(1_500)
     level(world)
-    assert facts_of(world, "catchup_applied")["whole"]
+    assert world.events()["catchup_applied"] == 1
+    assert world.events()["catchup_dropped"] == 0
+
+
+def test_a_set_is_not_taken_before_the_disk_holds_what_the_node_had_itself() -> None:
+    """Else the disk would be told of a position whose rows it was never given. The node is alive, and its disk is slow."""
+    world = world_with_disks()
+    active, [backup] = world.active, world.backups
+    deposit(world, "t1", owner="x")
+    world.settle(200)
+    world.slow_disks.add(backup.name)
+    for number in range(3):
+        deposit(world, f"u{number}", owner=f"mine{number}")
+        world.settle(50)
+    world.cut_links(active.name, backup.name)
+    world.settle(2_500)
+    for number in range(4):
+        assert world.call(active.name, f"v{number}", 1, "deposit", owner=f"later{number}", cents=1) == (DONE, 1)
+    world.cut.clear()
+    world.settle(1_500)
+    assert backup.role is Role.OUTSIDE
+    assert world.events()["catchup_applied"] == 0
+    world.slow_disks.clear()
+    world.release_batches()
+    world.settle(2_500)
+    level(world)
+    world.kill(backup.name)
+    world.restart(backup.name, f"{backup.name}2")
+    world.settle(1_500)
+    level(world)
 
 
 def test_a_damaged_disk_is_never_taken_up() -> None:

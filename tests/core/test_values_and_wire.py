@@ -70,7 +70,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Join, small, members, blobs, small, small, blobs, small, small),
     st.builds(JoinAnswer, small, members, blobs, names, small, small),
     st.builds(Gather, small, small, members, small, small, small, small, blobs, small),
-    st.builds(Gathered, small, small, members, small, small, blobs, blobs, small, names),
+    st.builds(Gathered, small, small, members, small, small, blobs, blobs, blobs, small, names),
     st.builds(Ping, small, members),
     st.builds(Pong, small, members),
     st.builds(Refused, small, members, blobs),

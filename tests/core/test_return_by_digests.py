@@ -1,0 +1,85 @@
+"""C6: the return of a node whose change list does not reach back, or that has lost its rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from replicator.core.messages import Gather, Status
+from replicator.store.memory import MemoryStore
+from tests.core.test_return import away_and_back, deposit, facts_of, level, world_with_disks
+
+DONE = Status.DONE
+
+
+def test_c6_a_list_that_does_not_reach_back_ships_only_what_differs() -> None:
+    """A bound of three keys: ranges are compared by digests, and only the rows of differing ones come."""
+    world = world_with_disks(clt_keys_max=3)
+    for number in range(200):
+        deposit(world, f"t{number}", owner=f"o{number}")
+    world.settle(500)
+    away_and_back(world, 20)
+    level(world)
+    facts = facts_of(world, "catchup_applied")
+    assert facts["whole"] == "compared"
+    assert 27 <= facts["rows"] < 60, "7 rows and 20 transactions, and few that share a range with them"
+
+
+def test_c6_rows_that_the_active_has_not_go_from_the_returning_node() -> None:
+    """It alone had put them; the list does not reach back, so nothing but the digests can tell."""
+    world = world_with_disks(clt_keys_max=3)
+    former, [backup] = world.active, world.backups
+    deposit(world, "t1", owner="x")
+    world.run()
+    world.keep = lambda source, target, frame: source.name != former.name
+    for number in range(5):
+        deposit(world, f"lost{number}", owner=f"lost{number}")
+    world.settle(50)
+    world.held.clear()
+    world.kill(former.name)
+    world.settle(1_500)
+    world.keep = lambda source, target, frame: True
+    for number in range(10):
+        assert world.call(backup.name, f"u{number}", 1, "deposit", owner=f"y{number}", cents=5) == (DONE, 5)
+    world.restart(former.name, f"{former.name}2")
+    world.settle(1_500)
+    assert facts_of(world, "catchup_applied")["whole"] == "compared"
+    level(world)
+    assert "lost1" not in world.nodes[former.name].replica.state.database.tables[0].rows
+
+
+def test_c6_a_node_that_has_lost_its_rows_is_sent_everything() -> None:
+    """The limit case of the same stream: there is nothing to compare."""
+    world = world_with_disks(clt_keys_max=3)
+    name = world.backups[0].name
+    for number in range(10):
+        deposit(world, f"t{number}", owner=f"o{number}")
+    world.settle(500)
+    world.kill(name)
+    world.settle(1_500)
+    world.disks[name] = MemoryStore()
+    world.restart(name, f"{name}2")
+    world.settle(2_000)
+    level(world)
+    assert facts_of(world, "catchup_applied")["whole"] == "yes"
+
+
+def test_c6_what_changes_while_ranges_are_compared_comes_round_again() -> None:
+    """Messages between every two frames; the digests told are those of another moment, and nothing is missed."""
+    world = world_with_disks("abc", clt_keys_max=40, catchup_rows_max=4)
+    asked = 0
+
+    def keep(source: Any, target: str, frame: Any) -> bool:
+        nonlocal asked
+        if isinstance(frame, Gather) and asked < 12:
+            asked += 1
+            deposit(world, f"meanwhile{asked}", owner=f"o{asked}")
+        return True
+
+    for number in range(30):
+        deposit(world, f"t{number}", owner=f"o{number}")
+    world.settle(500)
+    world.keep = keep
+    away_and_back(world, 60)
+    assert asked == 12
+    level(world)
+    assert facts_of(world, "catchup_applied")["whole"] == "compared"
