@@ -184,7 +184,10 @@ class Replica:
 
     def _on_written(self, written: Written) -> None:
         self.keeper.on_written(written)
-        if self.state.role is Role.BACKUP:
+        if self.state.role in (
+            Role.BACKUP,
+            Role.OUTSIDE,
+        ):  # outside: a joiner, which the active counts on to be durable
             self.backup.ack_owed()
         self.council.recovery.finish()
 

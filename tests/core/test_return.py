@@ -39,6 +39,29 @@ def level(world: World) -> None:
     world.check()
 
 
+def test_a_joiner_says_at_once_that_its_disk_has_what_it_was_sent() -> None:
+    """Mode durable: else it would be level only when the traffic stops (found by the demo)."""
+    world = world_with_disks(ack=Level.DURABLE, join_entries_max=1_000)
+    active, [backup] = world.active, world.backups
+    deposit(world, "t0")
+    world.settle()
+    world.kill(backup.name)
+    world.settle(1_500)
+    world.slow_disks |= {active.name, backup.name}
+    deposit(world, "t1")
+    world.run()
+    node = world.restart(backup.name, f"{backup.name}2")
+    world.settle(120)
+    peer = active.replica.active.peers[node.name]
+    assert peer.is_joining
+    assert peer.outstanding
+    assert (node.replica.state.fifo.executed_seq, node.replica.state.written_seq) == (2, 1)
+    world.slow_disks.clear()
+    world.release_batches()
+    assert not node.replica.backup.awaits_disk
+    assert peer.match_durable == 2
+
+
 # -- V4: alone -------------------------------------------------------------------------------------------------------
 
 
