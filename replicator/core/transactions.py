@@ -33,6 +33,9 @@ from replicator.errors import (
 from replicator.tables import DIGEST_MASK
 from replicator.values import pack_wire, unpack_wire
 
+#: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.
+_TIME_MIX = 0xC2B2AE3D27D4EB4F
+
 
 class Transaction:
     """One transaction: its last message and reply, and, while open, its TSD and what it expects."""
@@ -215,7 +218,8 @@ class Transactions:
             transaction.status = status
             transaction.body = body
             transaction.checksum = zlib.crc32(entry.message)
-        transaction.hash = int.from_bytes(outcome.digest, "big")
+        # The same outcome at the same seq of another view is another transaction: it is pruned at another time.
+        transaction.hash = (int.from_bytes(outcome.digest, "big") + entry.time_ms * _TIME_MIX) & DIGEST_MASK
         self.digest = (self.digest + transaction.hash) & DIGEST_MASK
         if not outcome.is_kept:
             self._set_expectation(transaction, entry, outcome)

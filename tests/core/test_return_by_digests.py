@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from replicator.core.messages import Gather, Status
+from replicator.core.messages import Gather, Status, named_txn_id
 from replicator.store.memory import MemoryStore
 from tests.core.test_return import away_and_back, deposit, facts_of, level, world_with_disks
 
@@ -83,3 +83,32 @@ def test_c6_what_changes_while_ranges_are_compared_comes_round_again() -> None:
     assert asked == 12
     level(world)
     assert facts_of(world, "catchup_applied")["whole"] == "compared"
+
+
+def test_c6_the_same_outcome_at_the_same_seq_of_another_view_is_another_transaction() -> None:
+    """It was done alone, undone, and done again elsewhere with the same outcome: pruned at another time, so it must be shipped.
+
+    Found by seed 20041 of the simulator: the nodes differed when the first of them was pruned.
+    """
+    world = world_with_disks(clt_keys_max=3)
+    former, [backup] = world.active, world.backups
+    deposit(world, "t1", owner="y")
+    world.run()
+    world.keep = lambda source, target, frame: source.name != former.name
+    for number in range(12):
+        deposit(world, f"again{number}", owner=f"x{number}")
+    world.settle(50)
+    world.held.clear()
+    world.kill(former.name)
+    world.settle(1_500)
+    world.keep = lambda source, target, frame: True
+    for number in range(12):
+        assert world.call(backup.name, f"again{number}", 1, "deposit", owner=f"x{number}", cents=1) == (DONE, 1)
+    for number in range(5):
+        assert world.call(backup.name, f"u{number}", 1, "deposit", owner=f"z{number}", cents=5) == (DONE, 5)
+    node = world.restart(former.name, f"{former.name}2")
+    world.settle(1_500)
+    assert facts_of(world, "catchup_applied")["whole"] == "compared"
+    level(world)
+    for txn_id in [named_txn_id(f"again{number}") for number in range(12)]:
+        assert node.replica.state.transactions.get(txn_id) == backup.replica.state.transactions.get(txn_id) is not None
