@@ -1,8 +1,10 @@
 """The command `python3 run.py chaos`: rounds of faults on real processes, until the time is over.
 
-A round is a fresh deployment of three nodes under traffic that loses up to two of them by kill -9, with SIGSTOP, restarts of
-name server and distributor (which holds the arbiter), and cut links where the machine allows it. Its history goes to the same
-checkers as the simulator's. Ends at the first round that fails, and keeps its folder.
+A round is a fresh deployment of three nodes (sometimes two) under traffic. They are killed (kill -9) and come back with their
+rows, again and again: twice in a row, in the middle of a catch-up, and, in ack mode durable, all of them at once. Beside that:
+SIGSTOP, restarts of name server and distributor (which holds the arbiter), and cut links where the machine allows it. In the
+end all nodes must be in sync and equal, and the history goes to the same checkers as the simulator's. Ends at the first round
+that fails, and keeps its folder.
 
     python3 run.py chaos --minutes 30 --seed 1
     python3 run.py chaos --round 17 --service bank      one round again (processes are not deterministic: its plan is the same)
@@ -105,17 +107,23 @@ def rounds(given: argparse.Namespace, services: list[str], links: Namespaces | N
         report = play(seed, service, given.keep, links)
         print(report.line(), flush=True)
         totals += Counter({"rounds": 1, "calls": report.calls, "acknowledged": report.acknowledged})
-        totals += Counter({"unknown": report.unknown, "repeated": report.repeated, **report.faults})
+        totals += Counter({"unknown": report.unknown, "repeated": report.repeated}) + report.faults + report.returns
         for failure in report.failures:
             print(f"  {failure}")
         if report.failures:
+            print(told(totals))
             print(f"repeat it:  python3 run.py chaos --round {seed} --service {service}")
             return 1
         seed += 1
         if given.round is not None or time.monotonic() >= end_s:
             break
-    print(", ".join(f"{name} {count}" for name, count in totals.items()) + "; nothing lost, nothing doubled")
+    print(f"{told(totals)}; nothing lost, nothing doubled, all nodes equal at the end of every round")
     return 0
+
+
+def told(totals: Counter[str]) -> str:
+    """Put counts into words."""
+    return ", ".join(f"{name} {count}" for name, count in totals.items())
 
 
 if __name__ == "__main__":
