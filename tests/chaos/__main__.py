@@ -75,8 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run rounds; 0: nothing found, 1: something was, 2: wrong use, 130: interrupted."""
     given = parser().parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         services = given.service.split(",")
         for service in services:
@@ -95,6 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ReplicatorError as error:
         sys.stderr.write(f"chaos: {error}\n")
         return 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def rounds(given: argparse.Namespace, services: list[str], links: Namespaces | None) -> int:
