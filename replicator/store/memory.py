@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from replicator.core.persistence import Batch, Chunk, Position, Restored, StoredRow
 
 
@@ -35,6 +37,24 @@ class MemoryStore:
         for key in [key for key, seq in self._gone.items() if seq <= batch.position.low]:
             del self._rows[key], self._gone[key]
         self._position = batch.position
+
+    def copy(self) -> MemoryStore:
+        """Return a store that holds what this one holds now."""
+        other = MemoryStore()
+        other._position, other._rows, other._gone = self._position, dict(self._rows), dict(self._gone)
+        return other
+
+    def damage(self, chance: Random) -> bool:
+        """Change one stored row, as a bad disk does; return whether there was one."""
+        keys = sorted(key for key, stored in self._rows.items() if stored.row)
+        if not keys:
+            return False
+        key = chance.choice(keys)
+        row = self._rows[key].row
+        assert row
+        at = chance.randrange(len(row))
+        self._rows[key] = self._rows[key]._replace(row=row[:at] + bytes([row[at] ^ 0x10]) + row[at + 1 :])
+        return True
 
     def close(self) -> None:
         """Nothing to give back."""

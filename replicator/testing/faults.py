@@ -39,6 +39,8 @@ KINDS = {
     "client_crash": 1,
     "disk": 1,
     "slow_disk": 3,
+    "lying_disk": 2,
+    "damage": 1,
     "quiet": 2,
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from replicator.core.state import Role
 from replicator.core.views import View
+from replicator.store.memory import MemoryStore
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
 from replicator.testing.sim.node import WRITE_US
@@ -33,6 +34,8 @@ class Nemesis:
         self.clients = clients
         self.is_over = False
         self.kinds: Counter[str] = Counter()
+        self._chance = cluster.timeline.stream("bad disks")
+        self._doubtful: set[str] = set()  # nodes whose disks do not hold what they said
 
     def plan(self, faults: list[Fault]) -> None:
         """Put faults on the time line, counted from now."""
@@ -45,6 +48,14 @@ class Nemesis:
         if not self.is_over:
             self.kinds[fault.kind] += 1
             getattr(self, f"_{fault.kind}")(fault)
+
+    def _is_doubtful(self, without: str = "") -> bool:
+        """Whether some node is on its way back from a bad disk: until it is in sync nobody else may die."""
+        cluster = self.cluster
+        for name in sorted(self._doubtful):
+            if cluster.processes[name].is_alive and cluster.record.has(cluster.nodes[name].me):
+                self._doubtful.discard(name)
+        return bool(self._doubtful - {without})
 
     def _later(self, fault: Fault, what: Callable[[], None]) -> None:
         self.cluster.timeline.after_us(fault.for_ms * 1000, what)
@@ -78,16 +89,16 @@ class Nemesis:
         """Whether what was acknowledged would survive this node's death."""
         cluster = self.cluster
         record = cluster.record
-        if not record.opened or not cluster.processes[name].is_alive:
+        if not record.opened or not cluster.processes[name].is_alive or self._is_doubtful(name):
             return False
         views = [record, *[view for view in cluster.recorder.proposals if view.number > record.number]]
         return all(self._survives(view, name) for view in views)
 
-    def _survives(self, view: View, without: str) -> bool:
+    def _survives(self, view: View, without: str, *, by_disk: bool = True) -> bool:
         cluster = self.cluster
         database = cluster.config.database
         is_on_disk = database.ack == "durable" or (view.safe and len(view.in_sync) == 1)
-        if is_on_disk and database.store != "memory":
+        if is_on_disk and by_disk and database.store != "memory":
             return True
         for member in view.in_sync:
             node = cluster.nodes[member.name]
@@ -123,7 +134,7 @@ class Nemesis:
         """Whether, in whatever record may be in force, some member in sync has all that was ever released on its disk."""
         cluster = self.cluster
         record, released = cluster.record, cluster.witness.released_seq
-        if cluster.config.database.store == "memory" or not record.opened:
+        if cluster.config.database.store == "memory" or not record.opened or self._is_doubtful():
             return False
         for view in [record, *[view for view in cluster.recorder.proposals if view.number > record.number]]:
             if len(view.in_sync) == 1 and not view.safe:
@@ -165,6 +176,63 @@ class Nemesis:
             disk = self.cluster.disks[name]
             disk.fails = lambda: self.may_die(name)
             self._later(fault, lambda: setattr(disk, "fails", lambda: False))
+
+    def _may_lose_its_disk(self, name: str) -> bool:
+        """Whether other living nodes hold all that this node's disk would be needed for."""
+        cluster = self.cluster
+        if cluster.config.database.store == "memory" or not name or name not in cluster.disks or self._is_doubtful():
+            return False
+        views = [cluster.record, *[view for view in cluster.recorder.proposals if view.number > cluster.record.number]]
+        return self.may_die(name) and all(self._survives(view, name, by_disk=False) for view in views)
+
+    def _lying_disk(self, fault: Fault) -> None:
+        """For a while a disk says that it holds what it does not; then the power fails, and it comes back as it was before.
+
+        Not in mode durable, where any disk that was in sync may open the database again: that one must not have lied (V13).
+        """
+        name = self.name(fault.target)
+        if self.cluster.config.database.ack == "durable" or not self._may_lose_its_disk(name):
+            self.cluster.recorder.faults["spared"] += 1
+            return
+        disk, process = self.cluster.disks[name], self.cluster.processes[name]
+        truth = disk.store.copy()
+
+        def fail() -> None:
+            if self.is_over or not process.is_alive or not self._may_lose_its_disk(name):
+                return  # the lie was never found out
+            self._doubtful.add(name)
+            self.cluster.recorder.fault("lying_disk", process=name)
+            self.cluster.crash(name)
+            disk.store = truth
+            self._later(fault, lambda: self._back(name))
+
+        self._later(fault, fail)
+
+    def _damage(self, fault: Fault) -> None:
+        """A row is not what was written: the node must refuse to start with it; a person then takes the rows away."""
+        name = self.name(fault.target)
+        disk = self.cluster.disks.get(name)
+        if disk is None or not self._may_lose_its_disk(name) or not disk.store.copy().damage(self._chance):
+            self.cluster.recorder.faults["spared"] += 1
+            return
+        self._doubtful.add(name)
+        self.cluster.recorder.fault("damage", process=name)
+        self.cluster.crash(name)
+        disk.store.damage(self._chance)
+        self._later(fault, lambda: self._back(name))
+        self.cluster.timeline.after_us(fault.for_ms * 2_000 + 200_000, lambda: self._replace_disk(name))
+
+    def _replace_disk(self, name: str) -> None:
+        cluster = self.cluster
+        if self.is_over:
+            return  # it was replaced when the faults ended
+        if cluster.processes[name].is_alive:
+            node = cluster.nodes[name]
+            taken_up = node.replica is not None and node.replica.state.is_restored
+            assert not taken_up, f"node {name} has taken up rows from a damaged disk"
+            cluster.crash(name)
+        cluster.disks[name].store = MemoryStore()
+        self._back(name)
 
     def _slow_disk(self, fault: Fault) -> None:
         name = self.name(fault.target)
@@ -295,6 +363,10 @@ class Nemesis:
             process.lag_us = LAG_US
             process.go_on()
             if not process.is_alive and name not in cluster.nodes and name not in self.clients:
+                cluster.restart(name)
+        for name in sorted(self._doubtful):  # whoever is to come back comes back without the rows in doubt
+            if not cluster.processes[name].is_alive:
+                cluster.disks[name].store = MemoryStore()
                 cluster.restart(name)
         for disk in cluster.disks.values():
             disk.fails = lambda: False
