@@ -66,6 +66,7 @@ class Active:
         self._waiting: dict[Level, list[Waiter]] = {Level.RECEIVED: [], Level.APPLIED: [], Level.DURABLE: []}
         #: Up to where each other member durably holds what changed, as far as proved (C1); absent members stay where they were.
         self.floors: dict[str, int] = {}
+        self.floor = 0  # what all members hold durably; not `low`, which rises when the list overflows, too
         self._barriers: deque[Barrier] = deque()
         self._tie = 0
 
@@ -249,7 +250,8 @@ class Active:
         state = self.state
         mark = state.fifo.executed_seq
         required = self.required()
-        if state.rules.is_durable and (level is Level.DURABLE or not required):
+        is_alone = len(state.view.in_sync) == 1 if state.view is not None else False  # another may be proposed already
+        if state.rules.is_durable and (level is Level.DURABLE or is_alone):
             mark = min(mark, state.written_seq)  # alone, replies wait for the own disk (V4)
         for member in required:
             peer = self._proved(member)
@@ -283,6 +285,7 @@ class Active:
         floor = min(self.floors.values(), default=state.fifo.executed_seq)
         if state.rules.is_durable:
             floor = min(floor, state.written_seq)
+        self.floor = max(0, floor)
         if floor > state.changes.low:
             state.changes.trim(floor)
 
@@ -306,8 +309,8 @@ class Active:
         peer.sent_round = self.round
         peer.sent_ms = state.elapsed_ms
         peer.outstanding += 1
-        want = Level.APPLIED if self._waiting[Level.APPLIED] or peer.is_joining else Level.RECEIVED
-        if self._waiting[Level.DURABLE]:
+        want = Level.APPLIED if self._waiting[Level.APPLIED] else Level.RECEIVED
+        if self._waiting[Level.DURABLE] or peer.is_joining:  # a joiner's disk must know its life (V12)
             want = Level.DURABLE
         frame = Forward(
             state.next_request(),
@@ -320,7 +323,7 @@ class Active:
             fifo.held_by_all,
             self.round,
             int(want),
-            state.changes.low,
+            self.floor,
         )
         state.send(peer.member.name, frame)
 
@@ -406,7 +409,9 @@ class Active:
     @property
     def awaits_disk(self) -> bool:
         """Whether some reply waits for the own disk: it was asked for as durable, or there is no other copy (V4)."""
-        return bool(self._waiting[Level.DURABLE]) or (self.in_flight > 0 and not self.required())
+        view = self.state.view
+        is_alone = view is not None and len(view.in_sync) == 1
+        return bool(self._waiting[Level.DURABLE]) or (self.in_flight > 0 and is_alone)
 
     @property
     def in_flight(self) -> int:

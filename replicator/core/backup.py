@@ -89,7 +89,7 @@ class Backup:
             self._execute_received()
         if not problem:
             self._raise_held_by_all(frame.held_by_all)
-            state.changes.trim(min(frame.floor, state.written_seq if state.rules.is_durable else frame.floor))
+            state.changes.trim(min(frame.floor, max(0, state.durable_seq)))
 
     def _accept(self, frame: Forward) -> str:
         """Append the new entries of a batch; return the problem ("" if none) and change nothing if there is one."""
@@ -160,7 +160,7 @@ class Backup:
         state = self.state
         last = frame.prev_seq + len(frame.entries)
         if frame.want >= Level.DURABLE and state.rules.is_durable:
-            return state.written_seq < last
+            return state.durable_seq < last
         return frame.want >= Level.APPLIED and state.fifo.executed_seq < last
 
     @property
@@ -185,7 +185,7 @@ class Backup:
             state.me,
             state.fifo.last_seq,
             state.fifo.executed_seq,
-            state.written_seq if state.rules.is_durable else state.fifo.executed_seq,
+            state.durable_seq,
             frame.round,
             problem,
         )

@@ -53,6 +53,7 @@ class Session:
         "is_exhausted",
         "last",
         "left",
+        "left_count",
         "member",
         "position",
         "round_seq",
@@ -64,6 +65,7 @@ class Session:
         self.member = member
         self.session = session
         self.left = left  # of this round; None in between: enough for one chunk
+        self.left_count = 0  # how many of this round are left, about
         self.is_exhausted = False  # this round is given
         self.compared: Compared | None = None  # until what differs is known
         self.round_seq = round_seq  # everything changed after it comes round again
@@ -113,18 +115,22 @@ class Source:
     def _begin(self, frame: Gather) -> Session | None:
         state = self.state
         seq = state.fifo.executed_seq
+        count = 0
         keys: Iterator[Key | None] = iter(())
         if frame.whole == WHOLE:
             keys = ((table, key_bytes) for table, key_bytes, _, _ in all_rows(state))
+            count = state.database.row_count + len(state.transactions.open) + state.transactions.remembered_count
         elif frame.whole == DIFFERING:
             pass  # known when the ranges are compared
         elif state.changes.reaches(frame.common):
-            keys = iter([(each.table, each.key_bytes) for each in state.changes.beyond(frame.common)])
+            changed = [(each.table, each.key_bytes) for each in state.changes.beyond(frame.common)]
+            keys, count = iter(changed), len(changed)
         else:
             return None
         silent_ms = state.elapsed_ms - SILENT_SUSPECTS * state.rules.suspect_ms
         self.sessions = {name: each for name, each in self.sessions.items() if each.heard_ms > silent_ms}
         session = self.sessions[frame.sender.name] = Session(frame.sender, frame.session, keys, seq)
+        session.left_count = count
         if frame.whole == DIFFERING:
             session.compared = Compared(state)
         state.note("catchup_begun", node=frame.sender.name, after=frame.common, whole=MODES[frame.whole])
@@ -153,7 +159,8 @@ class Source:
         if session.position and not session.captured:
             position = session.position
             state.note("catchup_captured", node=session.member.name, rounds=session.rounds)
-        left = len(session.captured)
+        left = len(session.captured) + max(0, session.left_count - len(rows))
+        session.left_count = max(0, session.left_count - len(rows))
         packed = pack_wire(rows)
         return Gathered(
             frame.request, frame.view, state.me, frame.session, frame.number, packed, ranges, position, left, problem
@@ -194,7 +201,7 @@ class Source:
         session.rounds += 1
         session.round_seq = state.fifo.executed_seq
         if len(keys) > state.rules.catchup_rows_max and session.rounds < ROUNDS_MAX:
-            session.left, session.is_exhausted = iter(keys), False
+            session.left, session.left_count, session.is_exhausted = iter(keys), len(keys), False
             return
         session.captured = [(table, key, state.row(table, key)) for table, key in keys]
         session.position = state.position().to_bytes()

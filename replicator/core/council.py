@@ -60,6 +60,11 @@ class Council:
 
     # -- the arbiter -------------------------------------------------------------------------------------------------
 
+    @property
+    def because(self) -> str:
+        """Why this node is outside, as far as it knows."""
+        return self.joining.because or self.joining.restarting.problem
+
     def read(self) -> None:
         """Ask the arbiter for the record."""
         self._read_ms = self.state.elapsed_ms
@@ -144,7 +149,7 @@ class Council:
             state.note("stepped_down", view=view.number, active=_name(view.active))
         for token in self.backup.end():
             self.active.answer_not_active(token)
-        self.recovery.on_view(view.active)
+        self.recovery.on_view(view)
         if before is Role.DIVERGED:
             state.note("view_adopted", view=view.number, role=before.value)
             return
@@ -153,6 +158,8 @@ class Council:
             self.active.begin(view)
         else:
             state.role = Role.BACKUP if view.has(state.me) else Role.OUTSIDE
+        if view.has(state.me):
+            state.lives = (state.me.incarnation,)
         state.note("view_adopted", view=view.number, role=state.role.value, active=_name(view.active))
         if state.role is Role.OPENING:
             self._open_if_level()
@@ -257,7 +264,7 @@ class Council:
         state = self.state
         if state.role is not Role.ACTIVE or view.in_sync != (state.me,) or view.safe or not view.opened:
             return
-        if state.rules.is_durable and state.written_seq >= self.active.begin_seq:
+        if state.rules.is_durable and state.durable_seq >= self.active.begin_seq:
             self.propose(made_safe(view, state.me), "its disk holds everything released")
 
     def _remove(self, member: Member, why: str) -> None:

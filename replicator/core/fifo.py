@@ -46,10 +46,14 @@ class Fifo:
         return self._bytes_held
 
     def restart(self, seq: int, view: int) -> None:
-        """Begin anew behind (*view*, *seq*), which is executed: after a restart or a catch-up no entry is held."""
+        """Begin anew behind (*view*, *seq*), which is executed: after a restart or a catch-up no entry is held.
+
+        What all hold is not more than was known before: the others need not be as far as *seq* (V10).
+        """
         self._entries = []
         self._bytes_held = 0
-        self.base_seq = self.executed_seq = self.held_by_all = seq
+        self.base_seq = self.executed_seq = seq
+        self.held_by_all = min(self.held_by_all, seq)
         self.base_view = view
 
     def append(self, entry: Entry) -> None:

@@ -71,6 +71,8 @@ class Joining:
             return "it runs another version of the service, or other rules, than the active"
         if frame.sender.name not in state.view.members or frame.sender.name == state.me.name:
             return f"node {frame.sender.name} is no member of this database, or is the active's own name"
+        if any(view.has(frame.sender) for view in self.active.pending):
+            return "already in sync"  # decided, and replies need it (V12)
         present = state.view.member(frame.sender.name)
         if present is not None:
             return "already in sync" if present == frame.sender else "its former life is still in the view"
@@ -114,8 +116,12 @@ class Joining:
             return
         # Released in this view: up to the mark. Released before: up to what we held when it began.
         released = max(self.active.begin_seq, self.active.mark(Level.RECEIVED))
+        durable = released if state.rules.ack >= Level.DURABLE else 0
+        if state.durable_seq < 0:
+            return  # our own disk does not know this life: after an outage it could not stand in for it (V13)
         for peer in self.active.peers.values():
-            if peer.is_joining and min(peer.match_received, peer.match_applied) >= released:
+            is_level = min(peer.match_received, peer.match_applied) >= released and peer.match_durable >= durable
+            if peer.is_joining and is_level:
                 if view.member(peer.member.name) is None:
                     self.propose(expanded(view, state.me, peer.member), f"node {peer.member.name} is level")
                 return

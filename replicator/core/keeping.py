@@ -7,6 +7,7 @@ takes the stored state as it is: no entry is run again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from replicator.core.changes import TRANSACTIONS, Op
@@ -18,6 +19,10 @@ from replicator.errors import CorruptRecord, UsageError
 #: Between the beginnings of two batches that nobody waits for. A batch costs some 300 us beside its rows, and a row that changes
 #: again meanwhile is written once.
 GATHER_MS = 10
+
+
+#: Lives that a node may have between two in which it was in sync.
+LIVES_MAX = 256
 
 
 class Keeper:
@@ -47,9 +52,10 @@ class Keeper:
         At once if a reply or an ack *is_awaited* that needs the disk; else a little later, for more in one transaction.
         """
         state = self.state
-        if self._writing is not None or state.fifo.executed_seq <= state.written_seq or not state.rules.is_durable:
+        is_new = state.fifo.executed_seq > state.written_seq or not state.is_life_written
+        if self._writing is not None or not is_new or not state.rules.is_durable:
             return
-        if not is_awaited and state.elapsed_ms - self._began_ms < GATHER_MS:
+        if not is_awaited and state.is_life_written and state.elapsed_ms - self._began_ms < GATHER_MS:
             return
         row = state.row
         rows = [
@@ -59,8 +65,9 @@ class Keeper:
         self.write(Batch(state.position(), rows))
 
     def write(self, batch: Batch) -> None:
-        """Give the disk a batch."""
+        """Give the disk a batch, as one of this life."""
         assert self._writing is None
+        batch = replace(batch, position=replace(batch.position, lives=self.state.lives))
         self._writing = batch.position.seq
         self._began_ms = self.state.elapsed_ms
         self.state.changes.saved(batch.position.seq)
@@ -71,6 +78,7 @@ class Keeper:
         assert written.seq == self._writing
         self._writing = None
         self.state.written_seq = written.seq
+        self.state.is_life_written = True
 
     def restore(self, restored: Restored) -> None:
         """Take up the state that the disk held. O(rows log rows). Raises CorruptRecord: it must not be used then."""
@@ -113,6 +121,7 @@ class Keeper:
         state.header_ms = position.header_ms
         state.clock_ms = max(state.clock_ms, position.header_ms)
         state.fifo.restart(position.seq, position.view)
+        state.lives = (state.me.incarnation, *position.lives)[:LIVES_MAX]
         state.history = list(position.history)
         state.written_seq = state.changes.unsaved_from = position.seq
         state.changes.restart(position.low)

@@ -292,8 +292,8 @@ class Tail:
 class Join:
     """A node outside says where it stands, and asks the active to be brought level ("recovery completion").
 
-    `position`: its packed position with history. `is_restored`: 1 if it holds the rows of a former life. `whole`: 1 if what it
-    holds is of no use, and everything must be compared.
+    `position`: its packed position with history, and the lives whose rows it has. `whole`: 1 if what changed has proved not
+    to be all that differs.
     """
 
     request: int
@@ -302,7 +302,6 @@ class Join:
     last_view: int
     last_seq: int
     position: bytes
-    is_restored: int
     whole: int
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from replicator.core.backup import Backup
 from replicator.core.catchup import CHANGED
@@ -41,6 +42,8 @@ class Outside:
         is_silent = state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms
         is_gone = view.active is None or dead == view.active or is_silent
         if not view.opened and is_gone:
+            if not state.is_life_written:
+                return
             # No message was ever accepted: any node may form the database.
             self.propose(formed(view, state.me), "forms the database, which no message has reached yet")
         elif self.recovery.is_running:
@@ -80,7 +83,6 @@ class Outside:
             state.fingerprint,
             fifo.last_view,
             fifo.last_seq,
-            state.position().to_bytes(),
-            int(state.is_restored),
+            replace(state.position(), lives=state.lives).to_bytes(),
             int(self.recovery.wanted != CHANGED),
         )

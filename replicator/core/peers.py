@@ -41,7 +41,7 @@ class Peer:
         self.last_seq = 0
         self.match_received = 0
         self.match_applied = 0
-        self.match_durable = 0
+        self.match_durable = -1  # its disk does not even know this life of it
         self.next_seq = 1
         self.outstanding = 0  # forwards sent and not acked
         self.sent_round = 0

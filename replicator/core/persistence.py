@@ -39,7 +39,8 @@ class History(NamedTuple):
 class Position:
     """Where a state stands: `seq` and its `view`, the latest header time, the duplicate filter's watermark, the digest.
 
-    `low`: the change list reaches back to here. `history`: ascending, the views of the entries up to `seq`.
+    `low`: the change list reaches back to here. `history`: ascending, the views of the entries up to `seq`. `lives`: on a
+    disk, the lives of the node that had these rows, latest first, back to the one that was in sync last (V13).
     """
 
     seq: int
@@ -49,21 +50,35 @@ class Position:
     digest: int
     low: int
     history: tuple[History, ...]
+    lives: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Pack as a store keeps it."""
         return checked(
-            pack_wire([1, self.seq, self.view, self.header_ms, self.watermark_ms, self.digest, self.low, self.history])
+            pack_wire(
+                [
+                    2,
+                    self.seq,
+                    self.view,
+                    self.header_ms,
+                    self.watermark_ms,
+                    self.digest,
+                    self.low,
+                    self.history,
+                    self.lives,
+                ]
+            )
         )
 
     @staticmethod
     def from_bytes(data: bytes) -> Position:
         """Unpack. Raises CorruptRecord if *data* is not a position."""
         try:
-            version, seq, view, header_ms, watermark_ms, digest, low, history = unpack_wire(unchecked(data))
-            if version != 1 or not 0 <= low <= seq:
+            version, seq, view, header_ms, watermark_ms, digest, low, history, lives = unpack_wire(unchecked(data))
+            if version != 2 or not 0 <= low <= seq:
                 raise ValueError(f"version {version!r}, low {low!r}, seq {seq!r}")
-            return Position(seq, view, header_ms, watermark_ms, digest, low, tuple(History(*each) for each in history))
+            views = tuple(History(*each) for each in history)
+            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives))
         except (UsageError, ValueError, TypeError) as error:
             raise CorruptRecord(f"not a position: {error}") from error
 

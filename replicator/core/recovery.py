@@ -16,9 +16,9 @@ from replicator.core.effects import Connect
 from replicator.core.keeping import Keeper
 from replicator.core.messages import Gather, Gathered, JoinAnswer
 from replicator.core.persistence import Batch, Position, StoredRow, common_point
-from replicator.core.state import State
+from replicator.core.state import Role, State
 from replicator.core.transactions import Transaction
-from replicator.core.views import Member
+from replicator.core.views import Member, View
 from replicator.errors import CorruptRecord, UsageError
 from replicator.tables import DIGEST_MASK, hash_sum, row_hash
 from replicator.values import pack_wire
@@ -52,6 +52,7 @@ class Recovery:
         self.source: Member | None = None  # who brings us level
         self.rows_done = 0
         self.bytes_done = 0
+        self.rows_left = 0  # as the active guesses
         self.totals = Totals()
         self.applied_seq = 0  # where the last catch-up of this life has brought us
         self.session = 0  # names the catch-up under way
@@ -74,6 +75,18 @@ class Recovery:
         """Whether a catch-up is under way."""
         return self.source is not None
 
+    @property
+    def progress(self) -> dict[str, object] | None:
+        """How far the catch-up under way is: from whom, rows and bytes so far, rows left (a guess); None without one."""
+        if self.source is None:
+            return None
+        return {
+            "source": self.source.name,
+            "rows": self.rows_done,
+            "bytes": self.bytes_done,
+            "left": self.rows_left,
+        }
+
     def stop(self, why: str) -> None:
         """Drop what was collected: nothing of it has touched the state."""
         if self.source is not None:
@@ -84,9 +97,11 @@ class Recovery:
         self._undone, self._parts = [], []
         self._comparing = None
 
-    def on_view(self, active: Member | None) -> None:
+    def on_view(self, view: View) -> None:
         """A new view: with the same active the catch-up goes on, else it begins anew elsewhere (C5)."""
-        if self.source is not None and self.source != active:
+        if self.source is not None and view.has(self.state.me):
+            self.stop("it is in sync already")  # by the FIFO: a set would undo what it has acked since
+        elif self.source is not None and self.source != view.active:
             self.stop("the active has changed")
         self._tries = 0
 
@@ -105,7 +120,7 @@ class Recovery:
         self._comparing = Comparing(state) if self._mode == DIFFERING else None
         self._tell(self._comparing.parts() if self._comparing is not None else _packed(self._undone))
         self._collected, self._final = {}, None
-        self.rows_done = self.bytes_done = 0
+        self.rows_done = self.bytes_done = self.rows_left = 0
         self._began_ms = self._not_before_ms = state.elapsed_ms
         state.note("catchup_begins", source=answer.sender.name, after=answer.common, whole=MODES[self._mode])
         self._ask_next()
@@ -177,6 +192,7 @@ class Recovery:
         for table, key_bytes, row in rows:
             self._collected[table, key_bytes] = row
         self.rows_done += len(rows)
+        self.rows_left = frame.left
         self.bytes_done += len(frame.rows) + len(frame.ranges) + len(frame.position)
         wait_ms = len(frame.rows) * 1000 // state.rules.catchup_bytes_per_s
         self._not_before_ms = max(self._not_before_ms, state.elapsed_ms) + wait_ms
@@ -196,6 +212,7 @@ class Recovery:
             self._on_caught_up()
         if final is None or source is None:
             return
+        assert state.role is Role.OUTSIDE, "a set is taken by a node that is outside"
         try:
             digest = self._digest_whole(final) if self._mode == WHOLE else self._digest_difference(final)
         except CorruptRecord as error:
@@ -294,7 +311,7 @@ class Recovery:
                 table.apply(table.key_codec.decode(key_bytes), key_bytes, row)
             if self._mode == CHANGED:
                 op = Op.DELETE if row is None else Op.UPDATE
-                changes.replace(number, key_bytes, op, self._common + 1, final.seq)
+                changes.replace(number, key_bytes, op, min(self._common + 1, final.seq), final.seq)
         transactions.arrange()
         transactions.watermark_ms = final.watermark_ms
         state.header_ms = final.header_ms

@@ -239,13 +239,14 @@ class Replica:
             "database_id": state.database_id,
             "fingerprint": state.fingerprint.hex(),
             "tables": [table.name for table in state.database.tables],
+            "catching_up": self.council.recovery.progress,
             "catchups": returned.catchups,
             "catchup_rows": returned.rows,
             "catchup_bytes": returned.bytes,
             "catchup_ms": returned.ms,
             "rolled_back": returned.rolled_back,
             "safe": view is not None and view.safe,
-            "because": self.council.joining.because if state.role is Role.OUTSIDE else "",
+            "because": self.council.because if state.role is Role.OUTSIDE else "",
         }
 
     def check(self) -> None:

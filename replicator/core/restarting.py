@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from replicator.core.messages import LEVELS, Join, Level
+from replicator.core.persistence import Position
 from replicator.core.state import State
 from replicator.core.views import Member, View, restored
+from replicator.errors import CorruptRecord
 
 
 class Restarting:
@@ -20,20 +22,20 @@ class Restarting:
     def __init__(self, state: State, propose: Callable[[View, str], None]) -> None:
         self.state = state
         self.propose = propose
-        self._returned: dict[str, tuple[Member, int, int]] = {}  # by name: who, view of last entry, seq
+        self._returned: dict[str, tuple[Member, Position]] = {}  # by name
 
     def on_join(self, frame: Join) -> None:
-        """Note that a node is back with its rows."""
-        if frame.is_restored:
-            self._returned[frame.sender.name] = (frame.sender, frame.last_view, frame.last_seq)
-        else:
-            self._returned.pop(frame.sender.name, None)
+        """Note that a node is back, with the rows of some life."""
+        try:
+            self._returned[frame.sender.name] = (frame.sender, Position.from_bytes(frame.position))
+        except CorruptRecord as error:
+            self.state.note("peer_refused", peer=f"node {frame.sender.name}", problem=str(error))
 
     def consider(self, view: View, *, is_active_gone: bool) -> bool:
         """Open the database again if this node may; return whether it has proposed itself."""
         state = self.state
         mine = view.member(state.me.name)
-        if not view.opened or not state.is_restored or mine is None or mine.incarnation >= state.me.incarnation:
+        if not view.opened or mine is None or not self._stands_in_for(mine):
             return False
         if view.in_sync == (mine,):
             if not view.safe and LEVELS[view.ack] < Level.DURABLE:
@@ -48,18 +50,31 @@ class Restarting:
         self.propose(restored(view, state.me), "holds the most of all that were in sync, who are all back")
         return True
 
+    def _stands_in_for(self, former: Member) -> bool:
+        """Whether this life has the rows of *former*, from its disk, and its disk knows this life too.
+
+        A folder that was put back from before, or emptied, and started since, has those of another life.
+        """
+        state = self.state
+        return former != state.me and former.incarnation in state.lives and state.is_life_written
+
     def _is_best_of_all(self, view: View) -> bool:
         state = self.state
         mine = (state.fifo.last_view, state.fifo.last_seq, state.me.name)
         for member in view.in_sync:
             if member.name == state.me.name:
                 continue
-            returned = self._returned.get(member.name)
-            if returned is None or returned[0].incarnation <= member.incarnation:
+            if not self._is_back(member):
                 return False
-            if (returned[1], returned[2], member.name) > mine:
+            position = self._returned[member.name][1]
+            if (position.view, position.seq, member.name) > mine:
                 return False
         return True
+
+    def _is_back(self, former: Member) -> bool:
+        """Whether a later life of *former* has said that it has its rows."""
+        sender, position = self._returned.get(former.name, (former, None))
+        return sender != former and position is not None and former.incarnation in position.lives
 
     @property
     def problem(self) -> str:
@@ -68,11 +83,13 @@ class Restarting:
         if view is None or not view.opened:
             return ""
         mine = view.member(state.me.name)
-        if mine is None or mine.incarnation >= state.me.incarnation:
+        if mine is None or mine == state.me:
             return ""
-        if not state.is_restored:
-            return "it holds no rows of its former life"
+        if not state.is_life_written:
+            return "its disk is slow"
+        if not self._stands_in_for(mine):
+            return "it does not hold the rows of the life that was in sync"
         if view.in_sync == (mine,):
             return "its former life was alone, and died before its disk held everything"
-        missing = [each.name for each in view.in_sync if each.name != state.me.name and each.name not in self._returned]
+        missing = [each.name for each in view.in_sync if each.name != state.me.name and not self._is_back(each)]
         return f"waits for {', '.join(missing)}, in sync at the end, to come back" if missing else ""

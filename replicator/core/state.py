@@ -92,6 +92,9 @@ class State:
         self.changes = ChangeList(rules.clt_keys_max)
         self.history: list[History] = []
         self.written_seq = 0  # what the own disk holds
+        #: Lives of this node that had these rows, this one first, back to the one that was in sync last (V13).
+        self.lives: tuple[str, ...] = (me.incarnation,)
+        self.is_life_written = not rules.is_durable  # the disk says that this life has its rows
         self.is_restored = False  # this life began with the rows of a former one
         self.random = random.Random(seed)
         #: The time that the next control header would carry: the wall clock, but it never stands still or runs back. After
@@ -180,6 +183,13 @@ class State:
         low = min(self.changes.low, seq)
         watermark_ms = self.transactions.watermark_ms
         return Position(seq, view, self.header_ms, watermark_ms, self.digest, low, tuple(self.history))
+
+    @property
+    def durable_seq(self) -> int:
+        """Up to where this life's disk can stand in for its memory; -1 as long as the disk does not know this life."""
+        if not self.rules.is_durable:
+            return self.fifo.executed_seq
+        return self.written_seq if self.is_life_written else -1
 
     @property
     def digest(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -46,7 +47,7 @@ from replicator.core.effects import (
 )
 from replicator.core.messages import ANSWERS, LEVELS, Answer, Facts, Frame, Status
 from replicator.core.replica import Replica
-from replicator.core.state import Rules
+from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
 from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
 from replicator.node.events import Events
@@ -55,6 +56,7 @@ from replicator.node.gateway import Gateway, Token
 from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
+from replicator.node.progress import CatchupBar
 from replicator.node.writer import WriterLike
 from replicator.service import Service
 from replicator.transport import SYSTEM, Platform, Request, ServerLike
@@ -122,12 +124,11 @@ class Node:
         self.service = service
         self.replica: Replica | None = None
         self.platform = platform
-        self.notes = notes or Notes(name)
+        self.bar = CatchupBar(sys.stderr)
+        self.notes = notes or Notes(name, before=self.bar.clear)
         self.halted_because = ""
-        self._is_ending = False
         self._queue: deque[Effect] = deque()
-        self._is_performing = False
-        self._is_ticked = False
+        self._is_ending = self._is_performing = self._is_ticked = False
         self._submitted_count = 0
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
         self._performers = self._make_performers()
@@ -243,6 +244,8 @@ class Node:
         self._tick()
         if self.replica is None:
             self.arbiter.read(self.folder.highest_view)
+        else:
+            self.bar.show(self.replica.council.recovery.progress)
         self.loop.call_later(self._tick_s, self._on_timer)
 
     def _tick(self) -> None:
@@ -259,8 +262,8 @@ class Node:
     # -- step and effects --------------------------------------------------------------------------------------------
 
     def give(self, given: Input) -> None:
-        """Step, and perform what follows, in order."""
-        if self.replica is None:
+        """Step, and perform what follows, in order. A halted node does nothing more, not even in the same turn."""
+        if self.replica is None or self.halted_because:
             return
         queue = self._queue
         queue.extend(self.replica.step(given))
@@ -318,6 +321,8 @@ class Node:
     def _perform_halt(self, effect: Halt) -> None:
         if not self.halted_because:
             self.halted_because = effect.reason
+            if self.replica is not None:
+                self.replica.state.role = Role.HALTED
             self.notes.take("halted", {"reason": effect.reason})
         self.loop.stop()
 

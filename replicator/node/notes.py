@@ -6,7 +6,7 @@ INFO is what an operator must see, WARNING needs a human today, ERROR precedes a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loguru import logger
@@ -47,13 +47,16 @@ _SENTENCES: dict[str, tuple[str, str]] = {
 class Notes:
     """Logs and counts Notes."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, before: Callable[[], None] = lambda: None) -> None:
+        """*before* is called before each line."""
+        self._before = before
         self.counts: Counter[str] = Counter()
         self._log = logger.bind(node=node).opt(capture=False)
 
     def take(self, event: str, facts: Mapping[str, Any]) -> None:
         """Log one Note."""
         self.counts[event] += 1
+        self._before()
         if event == "handler_failed":
             log = self._log.opt(exception=facts["failure"], capture=False)
             log.warning("a handler failed at seq {seq}, transaction {txn}", seq=facts["seq"], txn=facts["txn"])
@@ -82,6 +85,8 @@ def says(status: Mapping[str, Any]) -> str:
         return "stopped acking: its outcome of a message differed from the active's"
     if role == "halted":
         return "halted"
+    if status["catching_up"]:
+        return "catches up from {source}: {rows} rows, {bytes} bytes, about {left} left".format(**status["catching_up"])
     if status["because"]:
         return f"outside: {status['because']}"
     if not status["active"]:

@@ -160,7 +160,7 @@ def test_every_frame_finds_a_node_that_knows_no_view_yet(kind: type) -> None:
         Fetch: Fetch(1, 3, sender, 1, 1),
         Forward: Forward(1, 3, sender, "b1", 0, 0, (), 0, 0, 2, 0),
         ForwardAck: ForwardAck(1, 3, sender, 1, 1, 1, 0, ""),
-        Join: Join(1, sender, b"f", 0, 0, b"", 0, 0),
+        Join: Join(1, sender, b"f", 0, 0, b"", 0),
         JoinAnswer: JoinAnswer(1, sender, record, "", 0, 0),
         Gather: Gather(1, 3, sender, 1, 1, 0, 0, b"\x90", 1),
         Gathered: Gathered(1, 3, sender, 1, 1, b"\x90", b"", b"", 0, ""),
@@ -379,7 +379,7 @@ def test_a_stranger_of_the_same_service_is_not_taken_in() -> None:
     active = world.active
     stranger = Member("z", "z1")
     state = active.replica.state
-    active.replica.step(Received(Join(1, stranger, state.fingerprint, 0, 0, state.position().to_bytes(), 0, 0)))
+    active.replica.step(Received(Join(1, stranger, state.fingerprint, 0, 0, state.position().to_bytes(), 0)))
     active.replica.step(LinkUp("z"))
     active.replica.step(TurnEnded())
     active.replica.step(Received(ForwardAck(1, world.record.number, stranger, 0, 0, 0, 0, "")))

@@ -141,7 +141,7 @@ class World:
         #: A list: the arbiter's answers are held back in it.
         self.late_records: list[tuple[Node, View, int]] | None = None
         self.is_mail_of_dead_lost = False  # whether what a dying node has sent is lost with it
-        self.record = View(0, None, (), tuple(names), False, "applied", DATABASE, False)
+        self.record = View(0, None, (), tuple(names), False, self.rules.ack.name.lower(), DATABASE, False)
         self.is_arbiter_up = True
         self.notes: list[tuple[str, str, dict[str, object]]] = []
         self.answers: dict[object, Answer] = {}
