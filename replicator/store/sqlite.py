@@ -12,7 +12,7 @@ store for good: what the disk holds then is not known (RELIABILITY.md, pitfall 1
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from replicator.core.changes import TRANSACTIONS
@@ -22,6 +22,9 @@ from replicator.errors import CorruptRecord, StorageError
 FORMAT = "replicator 1"
 #: Pages of the write-ahead log after which SQLite moves them into the file: 16 MiB, seldom enough to stay off most commits.
 CHECKPOINT_PAGES = 4_096
+#: Rows of one statement of a batch. Around each statement the interpreter's lock is given up and taken again: done for every
+#: row, a loop that is busy on the other thread makes a batch slow, and is held up by it.
+ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 #: Rows of one chunk of a load.
 LOADED_AT_ONCE = 1_024
 
@@ -36,7 +39,9 @@ class SqliteStore:
         self._tables[TRANSACTIONS] = "transactions"
         self._numbers = {name: index for index, name in self._tables.items()}
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, cached_statements=512
+            )
         except sqlite3.Error as error:
             raise StorageError(f"{path} cannot be opened: {error}") from error
         try:
@@ -129,14 +134,28 @@ class SqliteStore:
             else:
                 puts.setdefault(table, []).append((key, row, seq))
         for table, rows in puts.items():
-            connection.executemany(f"INSERT OR REPLACE INTO {self._tables[table]} VALUES(?, ?, ?)", rows)
-        for table, key, _ in gone:
-            connection.execute(f"DELETE FROM {self._tables[table]} WHERE key = ?", (key,))
+            self._for_many(f"INSERT OR REPLACE INTO {self._tables[table]} VALUES", "(?, ?, ?)", "", rows)
+        for table in sorted({each[0] for each in gone}):
+            keys = [(key,) for number, key, _ in gone if number == table]
+            self._for_many(f"DELETE FROM {self._tables[table]} WHERE key IN (", "?", ")", keys)
         low = batch.position.low
-        connection.executemany("INSERT OR REPLACE INTO gone VALUES(?, ?, ?)", [each for each in gone if each[2] > low])
+        listed = [each for each in gone if each[2] > low]
+        self._for_many("INSERT OR REPLACE INTO gone VALUES", "(?, ?, ?)", "", listed)
         connection.execute("DELETE FROM gone WHERE seq <= ?", (low,))
         connection.execute("INSERT OR REPLACE INTO meta VALUES('position', ?)", (batch.position.to_bytes(),))
         connection.execute("COMMIT")
+
+    def _for_many(self, head: str, each: str, tail: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Execute a statement for *rows*, many in one: *head*, *each* once for each row, *tail*."""
+        execute = self._connection.execute
+        begin = 0
+        for size in ROWS_AT_ONCE:
+            if len(rows) - begin < size:
+                continue
+            statement = head + ", ".join([each] * size) + tail
+            while len(rows) - begin >= size:
+                execute(statement, [value for row in rows[begin : begin + size] for value in row])
+                begin += size
 
     def close(self) -> None:
         """Give the file back."""
