@@ -178,7 +178,7 @@ def play_return(nodes: Deployment, result: Return, *, rows: int, generation: int
     return result
 
 
-def measure_returns(folder: Path, rows: int, changes: Sequence[int], repeat: int) -> list[Return]:
+def measure_returns(folder: Path, rows: int, changes: Sequence[int], repeat: int, *, has_calls: bool) -> list[Return]:
     """Load the table, then let the backup come back, again and again."""
     results: list[Return] = []
     limits = {"join_entries_max": JOIN_ENTRIES_MAX}
@@ -189,7 +189,7 @@ def measure_returns(folder: Path, rows: int, changes: Sequence[int], repeat: int
         wait_for_disks(nodes)
         for _ in range(repeat):
             for changed in (*changes, rows):
-                for is_live in (False, True):
+                for is_live in (False, True) if has_calls else (False,):
                     name = "everything" if changed == rows else f"{changed:,} rows"
                     result = Return(name + (", with calls" if is_live else ""), changed)
                     play_return(nodes, result, rows=rows, generation=len(results) + 1, is_live=is_live)
@@ -256,6 +256,7 @@ def main(arguments: Sequence[str]) -> None:
         "--seconds", type=float, default=2.0, help="length of one measurement of throughput (default 2)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of throughput; 0: none (default 5)")
+    parser.add_argument("--no-calls", action="store_true", help="no returns with live traffic beside them")
     parser.add_argument("--no-returns", action="store_true", help="measure throughput only")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here (default benchmarks/results/)")
     asked = parser.parse_args(arguments)
@@ -271,7 +272,9 @@ def main(arguments: Sequence[str]) -> None:
             heads = ("rows", "bytes", "B/row", "catch-up", "restart", "rest", "in sync")
             widths = (11, 13, 8, 10, 10, 10, 10)
             print(" " * 28 + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)), flush=True)
-            returns = measure_returns(folder / "returns", asked.rows, changes, asked.repeat)
+            returns = measure_returns(
+                folder / "returns", asked.rows, changes, asked.repeat, has_calls=not asked.no_calls
+            )
         if asked.rounds:
             steady = measure_steady(folder / "steady", asked.seconds, asked.rounds)
             print_steady(steady)

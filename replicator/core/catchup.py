@@ -75,6 +75,10 @@ class Session:
         self.captured: list[Row] = []
         self.heard_ms = 0
 
+    def is_of(self, frame: Gather) -> bool:
+        """Whether *frame* belongs to this return. Each life of a node numbers its sessions from the same number on."""
+        return self.member == frame.sender and self.session == frame.session
+
 
 class Source:
     """What an active does for the nodes that return."""
@@ -94,9 +98,9 @@ class Source:
             problem = "not active"
         elif frame.whole not in MODES:
             problem = "garbage"
-        elif frame.number == 1 and not (session is not None and session.session == frame.session):
+        elif frame.number == 1 and not (session is not None and session.is_of(frame)):
             session = self._begin(frame)
-        if not problem and (session is None or session.member != frame.sender or session.session != frame.session):
+        if not problem and (session is None or not session.is_of(frame)):
             problem = "unknown session"
         if problem or session is None:
             state.send(

@@ -287,6 +287,24 @@ def test_c4_a_returning_active_undoes_what_nobody_acknowledged() -> None:
     assert world.call(world.active.name, "lost", 1, "deposit", owner="x", cents=100) == (DONE, 101)
 
 
+def test_c4_the_next_life_of_a_node_returns_as_well_as_the_last_one() -> None:
+    """Both call their first session by the same number: the second must not meet the cursor of the first."""
+    world = world_with_disks()
+    [backup] = world.backups
+    for life in (2, 3):
+        world.kill(backup.name)
+        world.settle(1_500)
+        for number in range(4):
+            assert (
+                world.call(world.active.name, f"t{life}{number}", 1, "deposit", owner=f"o{number}", cents=1)[0] is DONE
+            )
+        world.restart(backup.name, f"{backup.name}{life}")
+        world.settle(1_500)
+        level(world)
+    assert world.events()["catchup_applied"] == 2
+    assert world.events()["catchup_dropped"] == 0
+
+
 def test_c4_what_changes_during_the_catch_up_comes_round_again() -> None:
     """Between two chunks, messages go on."""
     world = world_with_disks(catchup_rows_max=1)
