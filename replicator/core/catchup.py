@@ -127,7 +127,7 @@ class Source:
         elif frame.whole == DIFFERING:
             pass  # known when the ranges are compared
         elif state.changes.reaches(frame.common):
-            changed = [(each.table, each.key_bytes) for each in state.changes.beyond(frame.common)]
+            changed = state.changes.keys_beyond(frame.common)
             keys, count = iter(changed), len(changed)
         else:
             return None

@@ -145,6 +145,8 @@ def test_the_search_goes_in_the_sequence_of_the_last_changes() -> None:
         changes.record(0, key, Op.UPDATE, seq)
     assert [each.key_bytes for each in changes.beyond(0)] == [b"b", b"a", b"c"]
     assert [each.key_bytes for each in changes.beyond(3)] == [b"c"]
+    assert [key for _, key in changes.keys_beyond(0)] == [b"b", b"a", b"c"]
+    assert [key for _, key in changes.keys_beyond(2)] == [b"a", b"c"]
     assert [(each.first_seq, each.last_seq) for each in changes.beyond(2)] == [(1, 3), (4, 4)]
 
 
