@@ -139,7 +139,7 @@ class ChangeList:
         return found
 
     def keys_beyond(self, seq: int) -> list[tuple[int, bytes]]:
-        """Return the keys of `beyond`, oldest first. All of the list, the usual case at a return, in 2 ms for 100,000."""
+        """Return the keys of `beyond`, oldest first. All of the list, the usual case at a return: 10 ms for 110,000."""
         listed = self._listed
         if not listed or next(iter(listed.values()))[2] > seq:
             return list(listed)

@@ -16,8 +16,8 @@ from replicator.core.persistence import Batch, Chunk, Restored, StoredRow
 from replicator.core.state import State
 from replicator.errors import CorruptRecord, UsageError
 
-#: Between the beginnings of two batches that nobody waits for. A batch costs some 300 us beside its rows, and a row that changes
-#: again meanwhile is written once.
+#: Between the beginnings of two batches that nobody waits for. A batch costs 110 us of CPU in the store beside its rows, and
+#: a row that changes again meanwhile is written once.
 GATHER_MS = 10
 
 
