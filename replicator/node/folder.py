@@ -52,6 +52,12 @@ class DataFolder:
     def _read(self) -> None:
         file = self.path / "view.json"
         if not file.exists():
+            if (self.path / ROWS_FILE).exists():
+                raise CorruptRecord(
+                    f"{file} is missing beside {ROWS_FILE}: without it this node could take part in a view it had left; "
+                    "put it back, or remove the data folder, so that the node returns from the others",
+                    file=str(file),
+                )
             return
         try:
             content = json.loads(file.read_text())
@@ -60,6 +66,8 @@ class DataFolder:
                 raise TypeError("wrong types")
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptRecord(f"{file} does not read back: {error}", file=str(file)) from error
+        except OSError as error:
+            raise StorageError(f"{file} cannot be read: {error.strerror}") from error
         self.database_id = database_id
         self.highest_view = highest_view
         self.starts = starts

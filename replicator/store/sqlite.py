@@ -14,10 +14,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 
 from replicator.core.changes import TRANSACTIONS
 from replicator.core.persistence import Batch, Chunk, Position, Restored
 from replicator.errors import CorruptRecord, StorageError
+from replicator.store.wal import check_wal
 
 FORMAT = "replicator 1"
 #: Pages of the write-ahead log after which SQLite moves them into the file: 16 MiB, seldom enough to stay off most commits.
@@ -45,6 +47,8 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StorageError(f"{path} cannot be opened: {error}") from error
         try:
+            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the log up
+            check_wal(path)
             self._open(tables, database_id)
         except sqlite3.DatabaseError as error:
             self._connection.close()
@@ -86,13 +90,17 @@ class SqliteStore:
         """Return what is stored, or None if nothing ever was. Raises CorruptRecord, StorageError."""
         try:
             found = self._connection.execute("SELECT value FROM meta WHERE name = 'position'").fetchone()
-        except sqlite3.DatabaseError as error:
+            held = [self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in self._tables.values()]
+            if found is None and any(each.fetchone() for each in held):
+                raise CorruptRecord(f"{self.path} holds rows, but not the position they belong to", file=str(self.path))
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._damaged(error) from error
         if found is None:
             return None
-        return Restored(Position.from_bytes(found[0]), self._chunks())
+        position = Position.from_bytes(found[0])
+        return Restored(position, self._chunks(position.seq))
 
-    def _chunks(self) -> Iterator[Chunk]:
+    def _chunks(self, seq_max: int) -> Iterator[Chunk]:
         execute = self._connection.execute
         try:
             for number, name in self._tables.items():
@@ -103,11 +111,21 @@ class SqliteStore:
                 ):
                     found = execute(select)
                     while rows := found.fetchmany(LOADED_AT_ONCE):
-                        yield Chunk(number, *zip(*rows, strict=True))
-        except sqlite3.DatabaseError as error:
+                        chunk = Chunk(number, *zip(*rows, strict=True))
+                        self._check(chunk, seq_max)
+                        yield chunk
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._damaged(error) from error
 
-    def _damaged(self, error: sqlite3.DatabaseError) -> CorruptRecord:
+    def _check(self, chunk: Chunk, seq_max: int) -> None:
+        """SQLite gives whatever a damaged page says: look at types and bounds. Raises CorruptRecord."""
+        types = {bytes} >= set(map(type, chunk.keys)) and {bytes, NoneType} >= set(map(type, chunk.rows))
+        if not types or set(map(type, chunk.seqs)) != {int} or not 0 < min(chunk.seqs) <= max(chunk.seqs) <= seq_max:
+            raise CorruptRecord(
+                f"{self.path}: rows of {self._tables[chunk.table]} are not what was written", file=str(self.path)
+            )
+
+    def _damaged(self, error: Exception) -> CorruptRecord:
         return CorruptRecord(f"{self.path} does not read back: {error}", file=str(self.path))
 
     def write(self, batch: Batch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -75,6 +76,82 @@ def test_a_damaged_position_is_found(tmp_path: Path) -> None:
     store.close()
 
 
+def test_rows_without_their_position_are_refused(tmp_path: Path) -> None:
+    """Not taken for a store that never held anything."""
+    store = store_at(tmp_path)
+    store.write(Batch(position(1), [StoredRow(0, b"k", b"row", 1)]))
+    store.close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as connection:
+        connection.execute("DELETE FROM meta WHERE name = 'position'")
+    connection.close()
+    store = store_at(tmp_path)
+    with pytest.raises(CorruptRecord, match="not the position they belong to"):
+        store.load()
+    store.close()
+
+
+@pytest.mark.parametrize("change", ["row = 'text'", "seq = 99", "seq = 'soon'", "seq = -1", "key = 7"])
+def test_a_row_that_is_not_what_was_written_is_refused(tmp_path: Path, change: str) -> None:
+    """SQLite takes any value in any column."""
+    store = store_at(tmp_path)
+    store.write(Batch(position(3), [StoredRow(0, b"k", b"row", 1)]))
+    store.close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as connection:
+        connection.execute(f"UPDATE rows_{TABLES[0]} SET {change}")
+    connection.close()
+    store = store_at(tmp_path)
+    with pytest.raises(CorruptRecord, match="not what was written"):
+        loaded(store)
+    store.close()
+
+
+def killed_with_a_log(folder: Path, commits: int) -> Path:
+    """What a node leaves behind that was killed: its last transactions are in the write-ahead log only."""
+    (folder / "running").mkdir()
+    store = store_at(folder / "running")
+    for seq in range(1, commits + 1):
+        store.write(Batch(position(seq), [StoredRow(0, b"%d" % seq, b"row", seq)]))
+    shutil.copytree(folder / "running", folder / "left")
+    store.close()
+    return folder / "left"
+
+
+def flip(file: Path, at: int) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(at)
+        [byte] = stream.read(1)
+        stream.seek(at)
+        stream.write(bytes([byte ^ 1]))
+
+
+def test_a_log_left_by_a_kill_is_taken_up_whole(tmp_path: Path) -> None:
+    left = killed_with_a_log(tmp_path, 10)
+    store = store_at(left)
+    assert loaded(store)[0].seq == 10
+    store.close()
+
+
+def test_a_transaction_that_a_crash_has_cut_off_is_not_damage(tmp_path: Path) -> None:
+    """The last one was on its way to the disk, and nobody had been told of it."""
+    left = killed_with_a_log(tmp_path, 10)
+    wal = left / "rows.sqlite-wal"
+    with wal.open("r+b") as stream:
+        stream.truncate(wal.stat().st_size - 2_000)
+    store = store_at(left)
+    assert loaded(store)[0].seq == 9
+    store.close()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.8])
+def test_a_bit_lost_in_the_middle_of_the_log_is_found(tmp_path: Path, part: float) -> None:
+    """SQLite alone would take the log for shorter, and what was acknowledged after that place would be gone."""
+    left = killed_with_a_log(tmp_path, 10)
+    wal = left / "rows.sqlite-wal"
+    flip(wal, 12 + int(wal.stat().st_size * part))
+    with pytest.raises(CorruptRecord, match="would be forgotten"):
+        store_at(left)
+
+
 FULL_DISK = """
 import sys
 from pathlib import Path
@@ -130,10 +207,24 @@ def test_two_processes_never_share_a_data_folder(tmp_path: Path) -> None:
     first.close()
 
 
+def test_rows_without_the_view_beside_them_are_refused(tmp_path: Path) -> None:
+    """The file says below which view this node must never act, and counts its lives."""
+    folder = DataFolder(tmp_path)
+    folder.write("db-1", 7)
+    folder.close()
+    store_at(tmp_path).close()
+    (tmp_path / "view.json").unlink()
+    with pytest.raises(CorruptRecord, match="is missing beside"):
+        DataFolder(tmp_path)
+    (tmp_path / "view.json").mkdir()
+    with pytest.raises(StorageError, match="cannot be read"):
+        DataFolder(tmp_path)
+
+
 def test_a_store_memory_does_not_begin_over_rows_on_disk(tmp_path: Path) -> None:
     """Never a silent empty start."""
-    store_at(tmp_path).close()
     folder = DataFolder(tmp_path)
+    store_at(tmp_path).close()
     with pytest.raises(StorageError, match='store = "sqlite"'):
         folder.refuse_rows()
     folder.close()
