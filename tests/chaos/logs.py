@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-_BEGINS = re.compile(r"catches up from (\w+), beyond seq \d+ \(everything: (True|False)\)")
+_BEGINS = re.compile(r"catches up from (\w+), beyond seq \d+ \(everything: (\w+)\)")
 _ROLE = re.compile(r"view \d+: this node is (\w+),")
+#: A set that would not have given the active's digest: the change list, or the comparison, was wrong.
+REFUSED = "sets refused for their digest"
+_KINDS = {"no": "catch-ups by list", "compared": "catch-ups by comparison", "yes": "catch-ups of everything"}
 _COUNTED = {
+    "it would not have the active's digest": REFUSED,
     "took up what its disk held": "disks taken up",
     "which nobody had acknowledged, are undone": "rolled back",
     "the catch-up from": "broken off",
@@ -53,18 +57,19 @@ class Watch:
 def returns_in(text: str) -> Counter[str]:
     """Count the returns that one node's log tells of.
 
-    A return ends when the node is in a view again: behind a catch-up by the change list or of everything, or, without one, by
-    the entries alone; or when it opens the database itself, after an outage.
+    A return ends when the node is in a view again: behind a catch-up (by the change list, by comparison or of everything), or,
+    without one, by the entries alone; or when it opens the database itself, after an outage.
     """
     counts: Counter[str] = Counter()
-    is_whole = is_outside = has_caught_up = False
+    is_outside = has_caught_up = False
+    kind = ""
     for line in text.splitlines():
         begins, role = _BEGINS.search(line), _ROLE.search(line)
         counts.update(name for words, name in _COUNTED.items() if words in line)
         if begins is not None:
-            is_whole = begins[2] == "True"
+            kind = _KINDS[begins[2]]
         elif "is level with" in line:
-            counts["catch-ups of everything" if is_whole else "catch-ups by list"] += 1
+            counts[kind] += 1
             has_caught_up = True
         elif role is not None and role[1] == "outside":
             is_outside, has_caught_up = True, False

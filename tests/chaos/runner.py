@@ -16,7 +16,7 @@ from replicator.testing.deployment import DISTRIBUTOR, NAME_SERVER, Deployment, 
 from replicator.testing.traffic import RealCaller, real_book
 from replicator.testing.workloads import Workload
 from tests.chaos.deaths import Deaths, leader
-from tests.chaos.logs import Watch
+from tests.chaos.logs import REFUSED, Watch
 from tests.chaos.netns import Namespaces
 from tests.chaos.schedule import Plan, Step
 
@@ -89,6 +89,7 @@ class Round:
         self._waiting: list[Step] = []  # deaths that are due and were not possible yet
         self._calm_s = 0.0  # until then suspicions raised by the last fault may still be acted on
         self._looked_s = 0.0
+        self._peace_s = 0.0  # when the last fault ended
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._problems: list[str] = []
 
@@ -104,6 +105,8 @@ class Round:
             except DeploymentError as error:
                 report.failures.append(f"not settled: {error}")
             report.returns = watch.returns()
+            if report.returns[REFUSED]:
+                self._problems.append(f"{report.returns[REFUSED]} {REFUSED}: see the logs")
             report.faults["restart"] = self.deaths.restarts
             report.views = max((line.view for line in deployment.status()), default=0)
         history = self.book.history
@@ -169,6 +172,7 @@ class Round:
             pause.wait(0.02)
         self.report.faults.update(f"{step.kind} left out" for step in self._waiting)
         self._end_faults(float("inf"))
+        self._peace_s = time.monotonic()
 
     def _end_faults(self, now_s: float) -> None:
         """End what has lasted long enough, and let the dead return whose time has come."""
@@ -284,9 +288,8 @@ class Round:
 
     def _settle(self) -> None:
         """All nodes are in sync again; every message ever sent is sent once more, and gets the answer that it got."""
-        began_s = time.monotonic()
         self.deployment.wait_in_sync(timeout_s=PEACE_S)
-        self.report.settled_s = time.monotonic() - began_s
+        self.report.settled_s = time.monotonic() - self._peace_s
         self.over.clear()
         caller = self._caller("auditor", timeout_s=10.0)
         messages = list(self.book.messages.values())

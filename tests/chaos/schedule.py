@@ -119,8 +119,8 @@ def _limits(chance: random.Random) -> tuple[tuple[str, int], ...]:
     keys = chance.choice((20, 200, 0, 0))
     if keys:
         limits["clt_keys_max"] = keys
-    # A slow copy with a short list would begin anew for as long as there is traffic.
-    how = chance.choice(("at once", "many chunks", "at once" if keys else "slowly"))
+    # A long catch-up with a short list begins anew for as long as there is traffic: then nobody else may die meanwhile.
+    how = chance.choice(("at once", "at once" if keys == 20 else "many chunks", "at once" if keys else "slowly"))
     if how == "many chunks":
         limits["catchup_rows_max"] = 8
     elif how == "slowly":

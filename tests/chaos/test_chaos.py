@@ -10,7 +10,7 @@ from replicator.testing.deployment import NodeStatus
 from replicator.testing.workloads import find
 from tests.chaos.__main__ import main
 from tests.chaos.deaths import may_die
-from tests.chaos.logs import returns_in
+from tests.chaos.logs import REFUSED, returns_in
 from tests.chaos.runner import Round
 from tests.chaos.schedule import PASSING, VICTIMS, draw
 
@@ -57,14 +57,22 @@ def test_whoever_holds_what_was_acknowledged_may_not_be_the_last_to_die() -> Non
 
 
 def test_returns_are_counted_from_what_a_node_says() -> None:
-    """By list, of everything, by the entries alone, and the opening after an outage."""
+    """By list, by comparison, of everything, by the entries alone, and the opening after an outage."""
     outside, backup = "view 4: this node is outside, the active is b", "view 5: this node is backup, the active is b"
-    text = [outside, "catches up from b, beyond seq 5 (everything: False)", "is level with b at seq 9: 3 rows", backup]
+    text = [outside, "catches up from b, beyond seq 5 (everything: no)", "is level with b at seq 9: 3 rows", backup]
     assert returns_in("\n".join(text)) == {"catch-ups by list": 1, "in sync after a catch-up": 1}
-    text = [outside, "catches up from b, beyond seq 0 (everything: True)", "the catch-up from b broke off after 3 rows"]
-    assert returns_in("\n".join(text)) == {"broken off": 1}
-    text += ["catches up from c, beyond seq 0 (everything: True)", "is level with c at seq 9: 3 rows", backup]
+    text = [outside, "catches up from b, beyond seq 0 (everything: compared)"]
+    text += ["the catch-up from b broke off after 3 rows: applied, it would not have the active's digest"]
+    assert returns_in("\n".join(text)) == {"broken off": 1, REFUSED: 1}
+    text += ["catches up from c, beyond seq 0 (everything: yes)", "is level with c at seq 9: 3 rows", backup]
     assert returns_in("\n".join(text))["catch-ups of everything"] == 1
+    text += [
+        outside,
+        "catches up from c, beyond seq 0 (everything: compared)",
+        "is level with c at seq 9: 3 rows",
+        backup,
+    ]
+    assert returns_in("\n".join(text))["catch-ups by comparison"] == 1
     assert returns_in("\n".join(["took up what its disk held", outside, backup, backup])) == {
         "disks taken up": 1,
         "in sync by entries": 1,
