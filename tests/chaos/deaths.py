@@ -64,8 +64,13 @@ class Deaths:
         return True
 
     def outage(self, step: Step, now_s: float) -> bool:
-        """Kill all nodes that live, and start them one after the other, the first after the step's time."""
+        """Kill all nodes that live, and start them one after the other, the first after the step's time.
+
+        Left out if nobody lives: a row of outages would be one long one.
+        """
         assert self.is_any_allowed
+        if self.dead == set(self.deployment.nodes):
+            return False
         chance = random.Random(f"{self._plan.seed} {step.at_s}")
         names = [name for name in self.deployment.nodes if name not in self._gone]
         chance.shuffle(names)

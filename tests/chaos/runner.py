@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from replicator.core.messages import Status
 from replicator.testing.calls import CallBook
 from replicator.testing.checkers import check
 from replicator.testing.deployment import DISTRIBUTOR, NAME_SERVER, Deployment, DeploymentError
+from replicator.testing.history import History
 from replicator.testing.traffic import RealCaller, real_book
 from replicator.testing.workloads import Workload
 from tests.chaos.deaths import Deaths, leader
@@ -43,6 +45,7 @@ class RoundReport:
     repeated: int = 0
     views: int = 0
     settled_s: float = 0.0
+    silence_s: float = 0.0
     failures: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -53,8 +56,16 @@ class RoundReport:
         return (
             f"round {self.seed} {self.service} ({self.head}): {self.calls} calls, {self.acknowledged} acknowledged, "
             f"{self.unknown} unknown, {self.repeated} repeated at the end, {self.views} views; faults: {faults}; "
-            f"returns: {returns}; all in sync {self.settled_s:.1f} s after the last fault; {verdict}"
+            f"returns: {returns}; longest silence {self.silence_s:.1f} s, all in sync {self.settled_s:.1f} s after the last "
+            f"fault; {verdict}"
         )
+
+
+def longest_silence_s(history: History) -> float:
+    """Return for how long no caller got an outcome, while there was traffic."""
+    times_ms = [call.returned_ms for call in history.calls if call.is_final and call.client.startswith("client")]
+    in_order = sorted(each for each in times_ms if each is not None)
+    return max((after - before for before, after in pairwise(in_order)), default=0.0) / 1_000
 
 
 class Round:
@@ -113,6 +124,7 @@ class Round:
         report.calls = len(history.calls)
         report.acknowledged = sum(call.is_acknowledged for call in history.calls)
         report.unknown = sum(call.status in ("unknown", "unavailable") for call in history.calls)
+        report.silence_s = longest_silence_s(history)
         report.failures += [*self.deaths.problems, *self._problems]
         if not report.failures:
             report.failures += [str(violation) for violation in check(history, self.workload.model)]

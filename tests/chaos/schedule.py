@@ -20,6 +20,8 @@ FIRST_VICTIMS = {"active": 2, "backup": 1}
 #: A second a passing fault, a second a death: so many on average.
 PASSING_PER_S = 0.35
 DEATHS_PER_S = 0.6
+#: Of the deaths, where all may die at once.
+OUTAGE_PART = 0.15
 #: Seconds that a killed node stays away.
 AWAY_S = (0.0, 0.3, 1.0, 2.5)
 
@@ -90,7 +92,7 @@ def _deaths(chance: random.Random, traffic_s: float, *, has_outages: bool) -> li
     at_s = 0.5 + chance.expovariate(DEATHS_PER_S)
     while at_s < traffic_s - 1.0:
         away_s = chance.choice(AWAY_S)
-        if has_outages and chance.random() < 0.25:
+        if has_outages and chance.random() < OUTAGE_PART:
             steps.append(Step(round(at_s, 2), "outage", "", away_s))
         else:
             # The first to die are no "same", and nobody returns yet.
