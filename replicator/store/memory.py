@@ -38,6 +38,11 @@ class MemoryStore:
             del self._rows[key], self._gone[key]
         self._position = batch.position
 
+    @property
+    def seq(self) -> int:
+        """Up to where it was written; 0 before the first batch."""
+        return 0 if self._position is None else self._position.seq
+
     def copy(self) -> MemoryStore:
         """Return a store that holds what this one holds now."""
         other = MemoryStore()

@@ -6,36 +6,23 @@ by it (RELIABILITY.md: "it needs pair mutations"). `mutation.py` plants and runs
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Edit(NamedTuple):
-    """In *module*, replace *old*, which stands there once within a function, by *new*."""
-
-    module: str
-    old: str
-    new: str
-
-
-class Mutant(NamedTuple):
-    """A planted bug: the rule it breaks, what it does, and how."""
-
-    rule: str
-    name: str
-    edits: tuple[Edit, ...]
-
-
-ACTIVE, BACKUP, COUNCIL = "replicator.core.active", "replicator.core.backup", "replicator.core.council"
-JOINING, VIEWS, FIFO = "replicator.core.joining", "replicator.core.views", "replicator.core.fifo"
-TRANSACTIONS, EXECUTOR, STATE = "replicator.core.transactions", "replicator.core.executor", "replicator.core.state"
-OUTSIDE, RESTARTING, RECOVERY = "replicator.core.outside", "replicator.core.restarting", "replicator.core.recovery"
-CATCHUP, CHANGES, KEEPING = "replicator.core.catchup", "replicator.core.changes", "replicator.core.keeping"
-ROUTING = "distributor.routing"
-
-
-def _one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:
-    return Mutant(rule, name, (Edit(module, old, new),))
-
+from replicator.testing.mutants_return import RETURN_MUTANTS
+from replicator.testing.planting import (
+    ACTIVE,
+    BACKUP,
+    COUNCIL,
+    EXECUTOR,
+    FIFO,
+    JOINING,
+    OUTSIDE,
+    ROUTING,
+    STATE,
+    TRANSACTIONS,
+    VIEWS,
+    Edit,
+    Mutant,
+    one,
+)
 
 _MATCH = "mark = min(mark, peer.match(level))"
 _SKIP_RELEASE = "                return 0\n            mark = min"
@@ -44,21 +31,21 @@ _STALE_FORWARD = Edit(BACKUP, "        if frame.view < view.number:\n", "       
 _ANY_SENDER = Edit(BACKUP, "if frame.sender != view.active or frame.target", "if frame.target")
 
 MUTANTS: tuple[Mutant, ...] = (
-    _one(
+    one(
         "V1",
         "reply before the backups hold it",
         ACTIVE,
         _SKIP_RELEASE,
         "                continue\n            mark = min",
     ),
-    _one(
+    one(
         "V1",
         "one backup's ack is enough",
         ACTIVE,
         "        for member in required:\n",
         "        for member in required[:1]:\n",
     ),
-    _one("V1", "what was sent counts as held", ACTIVE, _MATCH, "mark = min(mark, peer.next_seq - 1)"),
+    one("V1", "what was sent counts as held", ACTIVE, _MATCH, "mark = min(mark, peer.next_seq - 1)"),
     Mutant(
         "V1",
         "acks of any view count, and proofs outlive their view",
@@ -71,21 +58,21 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
     ),
-    _one(
+    one(
         "V1",
         "a joiner's word is taken as proof",
         JOINING,
         "peer.next_seq = frame.last_seq + 1",
         "peer.settle(frame.last_seq + 9, frame.last_seq + 9)",
     ),
-    _one(
+    one(
         "V2",
         "an incarnation is forgotten: names are compared",
         VIEWS,
         "return member in self.in_sync",
         "return self.member(member.name) is not None",
     ),
-    _one(
+    one(
         "V3",
         "goes on alone before the arbiter knows",
         COUNCIL,
@@ -94,39 +81,39 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if view.active == self.state.me and self.state.view and self.state.view.active == self.state.me:\n"
         "            self.state.view = view\n            self.active.begin(view)\n",
     ),
-    _one(
+    one(
         "V3", "a silent backup is never removed", COUNCIL, "elif is_silent or self._dead == peer.member:", "elif False:"
     ),
-    _one("V5", "an unsettled proposal is not waited for", ACTIVE, "for view in self.pending:", "for view in ():"),
-    _one(
+    one("V5", "an unsettled proposal is not waited for", ACTIVE, "for view in self.pending:", "for view in ():"),
+    one(
         "V5",
         "any answer settles a proposal",
         COUNCIL,
         "if self.proposal is not None and view.number >= self.proposal.number:",
         "if self.proposal is not None:",
     ),
-    _one(
+    one(
         "V6",
         "a node that is not in sync promotes itself",
         OUTSIDE,
         "if not view.opened and is_gone:",
         "if is_gone:",
     ),
-    _one(
+    one(
         "V6",
         "nobody takes over from a silent active",
         COUNCIL,
         "elif state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms:\n            silent",
         "elif False:\n            silent",
     ),
-    _one(
+    one(
         "V6",
         "the old active stays in sync",
         VIEWS,
         "in_sync = tuple(member for member in base.in_sync if member != base.active)\n",
         "in_sync = base.in_sync\n",
     ),
-    _one(
+    one(
         "V7",
         "opens without asking the others",
         COUNCIL,
@@ -150,14 +137,14 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
     ),
-    _one(
+    one(
         "V7",
         "forgets entries that others may lack",
         FIFO,
         "count = min(count, self.held_by_all - self.base_seq, self.executed_seq - self.base_seq)",
         "count = min(len(self._entries), self.executed_seq - self.base_seq)",
     ),
-    _one(
+    one(
         "V8",
         "a gap is accepted",
         BACKUP,
@@ -185,7 +172,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
         ),
     ),
-    _one(
+    one(
         "V9",
         "serves although it was replaced",
         STATE,
@@ -197,34 +184,34 @@ MUTANTS: tuple[Mutant, ...] = (
         "a node that never hears of its replacement serves reads",
         (Edit(ACTIVE, _BARRIER, "self._barriers[0].seq <= mark"),),
     ),
-    _one(
+    one(
         "V10",
         "a readonly reply needs no barrier",
         ACTIVE,
         "while self._barriers and " + _BARRIER + ":",
         "while self._barriers:",
     ),
-    _one(
+    one(
         "V10",
         "the barrier's round began before the read",
         ACTIVE,
         "Barrier(token, status, body, self.round + 1, seq)",
         "Barrier(token, status, body, self.round, seq)",
     ),
-    _one("V10", "a read does not wait for the writes it saw", ACTIVE, _BARRIER, "self._barriers[0].round <= acked"),
-    _one(
+    one("V10", "a read does not wait for the writes it saw", ACTIVE, _BARRIER, "self._barriers[0].round <= acked"),
+    one(
         "V10",
         "a stale read shows what not all hold",
         BACKUP,
         "while self._stale and self._stale[0].seq <= held:",
         "while self._stale:",
     ),
-    _one(
+    one(
         "V12",
         "a joiner is proposed before it is level",
         JOINING,
-        "if peer.is_joining and min(peer.match_received, peer.match_applied) >=",
-        "if peer.is_joining and 10**9 >=",
+        "is_level = min(peer.match_received, peer.match_applied) >= released and peer.match_durable >= durable",
+        "is_level = True",
     ),
     Mutant(
         "V12",
@@ -232,36 +219,36 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 JOINING,
-                "if peer.is_joining and min(peer.match_received, peer.match_applied) >=",
-                "if peer.is_joining and 10**9 >=",
+                "is_level = min(peer.match_received, peer.match_applied) >= released and peer.match_durable >= durable",
+                "is_level = True",
             ),
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
             Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
         ),
     ),
-    _one(
+    one(
         "P2",
         "a repeat is answered from the table at once",
         ACTIVE,
         "        self._wait(token, level, transaction.seq, transaction.status, transaction.body)",
         "        self._answer(token, transaction.status, transaction.body, transaction.seq, level)",
     ),
-    _one(
+    one(
         "P2",
         "a repeat is taken as new",
         TRANSACTIONS,
         "            return Verdict.REPEAT",
         "            return Verdict.NEXT",
     ),
-    _one("P2", "what is too old is run again", TRANSACTIONS, "if 0 < made_ms <= self.watermark_ms:", "if False:"),
-    _one(
+    one("P2", "what is too old is run again", TRANSACTIONS, "if 0 < made_ms <= self.watermark_ms:", "if False:"),
+    one(
         "P2",
         "a late repeat within a forgotten transaction is refused as if it had done nothing",
         TRANSACTIONS,
         "if 0 < made_ms <= self.watermark_ms:",
         "if msg_no == 1 and 0 < made_ms <= self.watermark_ms:",
     ),
-    _one(
+    one(
         "P2",
         "the duplicate filter is lost at promotion",
         COUNCIL,
@@ -269,35 +256,35 @@ MUTANTS: tuple[Mutant, ...] = (
         "            state.transactions.rearm()\n            state.transactions.finished.clear()\n"
         "            state.transactions.named.clear()\n",
     ),
-    _one(
+    one(
         "P2",
         "a backup drops the reply it should keep",
         TRANSACTIONS,
         "            transaction.body = body\n",
         '            transaction.body = body if not entry.packed else b""\n',
     ),
-    _one(
+    one(
         "P3",
         "a seq is used again",
         ACTIVE,
         "            state.fifo.last_seq + 1,\n            state.header_ms,",
         "            state.fifo.last_seq + 1 - (state.fifo.last_seq % 7 == 6),\n            state.header_ms,",
     ),
-    _one(
+    one(
         "P5",
         "a refusal loses the TSD",
         EXECUTOR,
         "return _digested(entry, status, body, changes, True, old.expectation, old.tsd, failure)",
         'return _digested(entry, status, body, changes, True, old.expectation, b"", failure)',
     ),
-    _one(
+    one(
         "P5",
         "a deadline acts although its expectation is over",
         EXECUTOR,
         "if transaction is None or transaction.expect_no != entry.msg_no:",
         "if transaction is None:",
     ),
-    _one(
+    one(
         "P5",
         "a backup fires deadlines",
         ACTIVE,
@@ -312,179 +299,47 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(EXECUTOR, "seed=entry.seed,", "seed=entry.seed + bool(entry.packed),"),
         ),
     ),
-    _one(
+    one(
         "P5",
         "deadlines stand still after the clock ran back",
         STATE,
         "self.clock_ms = max(now_ms, self.clock_ms + passed_ms)",
         "self.clock_ms = max(now_ms, self.clock_ms)",
     ),
-    _one(
+    one(
         "C2",
         "a backup acks as applied what it has not executed",
         BACKUP,
-        "            state.fifo.executed_seq,\n            state.written_seq if",
-        "            state.fifo.last_seq,\n            state.written_seq if",
+        "            state.fifo.executed_seq,\n            state.durable_seq,",
+        "            state.fifo.last_seq,\n            state.durable_seq,",
     ),
-    _one(
+    one(
         "J1",
         "a joiner that lost the first batch is never sent it again",
         ACTIVE,
         "                peer.next_seq = ack.received + 1  # where",
         "                pass  # where",
     ),
-    _one(
+    one(
         "R1",
         "nothing is sent again after a broken link",
         ACTIVE,
         "        peer.outstanding = 0\n        if not",
         "        if not",
     ),
-    _one(
+    one(
         "R2",
         "an idle active gives no sign of life",
         ACTIVE,
         "or state.elapsed_ms - peer.sent_ms >= state.rules.heartbeat_ms",
         "or False",
     ),
-    _one(
+    one(
         "R3",
         "the distributor says UNAVAILABLE of what may have arrived",
         ROUTING,
         "status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE",
         "status = Status.UNAVAILABLE",
     ),
-    _one(
-        "V4",
-        "alone, a reply does not wait for the own disk",
-        ACTIVE,
-        "if state.rules.is_durable and (level is Level.DURABLE or not required):",
-        "if state.rules.is_durable and level is Level.DURABLE:",
-    ),
-    _one(
-        "V4",
-        "a view of one is called safe before the disk holds everything",
-        COUNCIL,
-        "if state.rules.is_durable and state.written_seq >= self.active.begin_seq:",
-        "if state.rules.is_durable:",
-    ),
-    _one("V11", "an adopted view is not written down", COUNCIL, "        state.effects.append(WriteView(view))\n", ""),
-    Mutant(
-        "V12",
-        "a node that has caught up joins before its disk holds that",
-        (
-            Edit(OUTSIDE, "self.recovery.keeper.is_writing or state.elapsed_ms", "state.elapsed_ms"),
-            Edit(
-                RECOVERY,
-                "        if self.keeper.is_writing:\n            return\n        if self._is_applied:",
-                "        if self._is_applied:",
-            ),
-            Edit(KEEPING, "        assert self._writing is None\n", ""),
-            Edit(KEEPING, "        assert written.seq == self._writing\n", ""),
-        ),
-    ),
-    _one(
-        "V13",
-        "after an outage one of several opens without the others",
-        RESTARTING,
-        "            if returned is None or returned[0].incarnation <= member.incarnation:\n                return False\n",
-        "            if returned is None or returned[0].incarnation <= member.incarnation:\n                continue\n",
-    ),
-    _one(
-        "V13",
-        "after an outage the one that holds least opens",
-        RESTARTING,
-        "            if (returned[1], returned[2], member.name) > mine:\n",
-        "            if (returned[1], returned[2], member.name) < mine:\n",
-    ),
-    Mutant(
-        "C1",
-        "the change list forgets what a member still lacks, and does not say so",
-        (
-            Edit(
-                ACTIVE,
-                "floor = min(self.floors.values(), default=state.fifo.executed_seq)",
-                "floor = state.fifo.executed_seq",
-            ),
-            Edit(CHANGES, "        return seq >= self.low\n", "        return True\n"),
-        ),
-    ),
-    _one(
-        "C2",
-        "an inserted and deleted row leaves the list",
-        CHANGES,
-        "            listed[key] = (result, old[1], seq)\n            listed.move_to_end(key)\n",
-        "            listed[key] = (result, old[1], seq)\n            listed.move_to_end(key)\n"
-        "            if old[0] is Op.INSERT and op is Op.DELETE:\n                del listed[key]\n",
-    ),
-    _one(
-        "C3",
-        "the common point is the lesser seq, whatever the views",
-        "replicator.core.persistence",
-        "    return min(our_ends[highest], their_ends[highest])\n",
-        "    return min(our_seq, their_seq)\n",
-    ),
-    _one(
-        "C4",
-        "what a returning node had changed itself is not undone",
-        RECOVERY,
-        "listed = state.changes.beyond(answer.common) if self._mode == CHANGED else []",
-        "listed: list[object] = []",
-    ),
-    _one(
-        "C4",
-        "what changes during a catch-up does not come round again",
-        CATCHUP,
-        "for each in state.changes.beyond(session.round_seq)]\n        session.rounds",
-        "for each in state.changes.beyond(1 << 62)]\n        session.rounds",
-    ),
-    _one(
-        "C4",
-        "rows taken by a catch-up do not enter the own list",
-        RECOVERY,
-        "changes.replace(number, key_bytes, op, self._common + 1, final.seq)",
-        "pass",
-    ),
-    Mutant(
-        "C5",
-        "what was collected from a former active is kept",
-        (
-            Edit(RECOVERY, "        self._collected, self._final = {}, None\n", "        self._final = None\n"),
-            Edit(
-                RECOVERY,
-                "        self.source = None\n        self._collected = {}\n        self._final = None\n",
-                "        self.source = None\n        self._final = None\n",
-            ),
-        ),
-    ),
-    _one(
-        "P5",
-        "the first reading of a monotonic clock counts as time that has passed",
-        STATE,
-        "        if not self.elapsed_ms:  # the first reading: where a monotonic clock begins means nothing\n"
-        "            self.elapsed_ms = elapsed_ms\n",
-        "",
-    ),
-    _one("C6", "a list that overflowed is used as if it were whole", CHANGES, "return seq >= self.low", "return True"),
-    _one(
-        "S1",
-        "a batch counts as written when it is given to the disk",
-        KEEPING,
-        "        self._writing = batch.position.seq\n",
-        "        self._writing = batch.position.seq\n        self.state.written_seq = batch.position.seq\n",
-    ),
-    _one(
-        "S2",
-        "a backup acks as durable what its disk does not hold",
-        BACKUP,
-        "            state.written_seq if state.rules.is_durable else state.fifo.executed_seq,\n",
-        "            state.fifo.executed_seq,\n",
-    ),
-    _one(
-        "S3",
-        "a restart forgets the remembered replies",
-        KEEPING,
-        "                state.transactions.put(key_bytes, row)\n",
-        "                pass\n",
-    ),
+    *RETURN_MUTANTS,
 )

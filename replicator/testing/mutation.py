@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from replicator.errors import UsageError
 from replicator.testing.faults import draw
-from replicator.testing.mutants import MUTANTS, Edit, Mutant
+from replicator.testing.mutants import MUTANTS
+from replicator.testing.planting import Edit, Mutant
 from replicator.testing.simulator import simulate
 from replicator.testing.workloads import find
 

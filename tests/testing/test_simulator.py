@@ -13,8 +13,9 @@ from replicator.errors import UsageError
 from replicator.testing import Cluster
 from replicator.testing.crashes import enumerate_crashes, one_call, one_switch
 from replicator.testing.faults import Fault, draw
-from replicator.testing.mutants import MUTANTS, Edit, Mutant
+from replicator.testing.mutants import MUTANTS
 from replicator.testing.mutation import hunt, planted
+from replicator.testing.planting import Edit, Mutant
 from replicator.testing.registers import Registers
 from replicator.testing.shrink import reduced, shrink
 from replicator.testing.simulate import main

@@ -137,12 +137,18 @@ class SimNode(Node):
     ) -> None:
         self.process = process
         self.recorder = recorder
+        self._disk = disk
         self._on_release = on_release
         self._messages: dict[Token, tuple[bytes, bool]] = {}
         notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
         super().__init__(config, name, service, platform=platform, folder=SimFolder(disk, process), notes=notes)
         self._performers[Propose] = self._propose
         self._performers = {kind: self._counted(perform) for kind, perform in self._performers.items()}
+
+    @property
+    def seq_on_disk(self) -> int:
+        """Up to where its disk holds what happened."""
+        return self._disk.store.seq
 
     def _counted(self, perform: Callable[[Any], None]) -> Callable[[Any], None]:
         def counted(effect: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from replicator.core.messages import Answer, Level, Status
+from replicator.core.messages import Answer, Facts, Level, Status
 from replicator.core.views import View
 from replicator.testing.arbiter import MemoryRegister
 from replicator.testing.sim.node import SimNode
@@ -53,6 +53,8 @@ class Witness:
             applied, written = replica.council.recovery.applied_seq, replica.state.written_seq
             if replica.state.rules.is_durable and written < applied:
                 self._tell("V12", f"{node.name} is in sync, its disk does not hold the catch-up at seq {applied}")
+            if replica.state.rules.is_durable and (view.safe or view.ack == "durable"):
+                self._expect_on_disk(node, self.released_seq, f"and view {view.number} counts on its disk")
         for state in self._states(view):
             if state.fifo.last_seq < self.released_seq:
                 self._tell(
@@ -75,10 +77,27 @@ class Witness:
             theirs = state.fifo.view_at(facts.seq)
             if state.fifo.last_seq < facts.seq or (theirs != view_at and None not in (theirs, view_at)):
                 self._tell("V1", f"{node.name} released seq {facts.seq}, which {state.me.name}, in sync, does not hold")
+        self._check_disks(node, facts)
         own = node.replica.state.view
         for state in self._states(own) if facts.level == Level.APPLIED and own is not None else ():
             if state.fifo.executed_seq < facts.seq:
                 self._tell("V1", f"{node.name} released seq {facts.seq} as applied, which {state.me.name} has not done")
+
+    def _check_disks(self, node: SimNode, facts: Facts) -> None:
+        """Alone, what leaves is on the own disk (V4); at level durable, on the disk of every member of the view."""
+        assert node.replica is not None
+        own = node.replica.state.view
+        if not node.replica.state.rules.is_durable or own is None:
+            return
+        if self.record.in_sync == (node.me,):
+            self._expect_on_disk(node, facts.seq, "and it is alone")
+        for other in self._living(own) if facts.level == Level.DURABLE else ():
+            self._expect_on_disk(other, facts.seq, "and it was released as durable")
+
+    def _expect_on_disk(self, node: SimNode, seq: int, why: str) -> None:
+        on_disk = node.seq_on_disk
+        if on_disk < seq:
+            self._tell("V4", f"the disk of {node.me.name} ends at seq {on_disk}, {seq} was released, {why}")
 
     def on_note(self, name: str, event: str, facts: Mapping[str, Any]) -> None:
         """What must never be said.
@@ -88,6 +107,8 @@ class Witness:
         """
         if event == "catchup_dropped" and "digest" in str(facts["why"]):
             self._tell("C1", f"what {name} was given as the difference would not make it equal")
+        if event == "halted" and "damage" in str(facts["reason"]) and not self._recorder.faults["damage"]:
+            self._tell("S4", f"{name} cannot use what it had written itself: {facts['reason']}")
         if event == "conflict":
             self._tell("V7", f"{facts['node']}, in sync, holds entry {facts['seq']}, which {name} lacks")
 
