@@ -470,7 +470,8 @@ class Council:
     def on_join_answer(self, frame: JoinAnswer) -> None:
         """Learn the view, and why joining is not possible."""
         self.on_newer_record(frame.record)
-        self.joining.on_join_answer(frame)
+        if self.outside.is_answer(frame):
+            self.joining.on_join_answer(frame)
 
     def on_ping(self, frame: Ping) -> None:
         """Answer that this process lives."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from replicator.core.backup import Backup
 from replicator.core.catchup import CHANGED
 from replicator.core.effects import Connect
-from replicator.core.messages import Join
+from replicator.core.messages import Join, JoinAnswer
 from replicator.core.recovery import Recovery
 from replicator.core.restarting import Restarting
 from replicator.core.state import State
@@ -34,6 +34,9 @@ class Outside:
         self.propose = propose
         self.read = read
         self.join_ms = -(10**9)
+        self._asked: dict[
+            str, tuple[int, int]
+        ] = {}  # by name: the last `Join` sent there, and where this node stood then
         self._read_ms = -(10**9)
 
     def consider(self, view: View, dead: Member | None) -> None:
@@ -67,12 +70,20 @@ class Outside:
             if member.name == state.me.name:
                 continue
             if state.linked.get(member.name):
-                state.send(member.name, self._join())
+                join = self._join()
+                if self._asked.get(member.name, (-1, 0))[0] != join.last_seq:
+                    self._asked[member.name] = (join.last_seq, join.request)
+                state.send(member.name, join)
             else:
                 state.effects.append(Connect(member.name))
         if state.elapsed_ms - self._read_ms >= state.rules.suspect_ms:
             self._read_ms = state.elapsed_ms
             self.read()
+
+    def is_answer(self, frame: JoinAnswer) -> bool:
+        """Whether the node still stands where it stood when it asked: what a late answer begins would undo what came since."""
+        asked_at, request = self._asked.get(frame.sender.name, (-1, 0))
+        return asked_at == self.state.fifo.last_seq and frame.request >= request
 
     def _join(self) -> Join:
         state = self.state

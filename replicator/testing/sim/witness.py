@@ -84,12 +84,12 @@ class Witness:
                 self._tell("V1", f"{node.name} released seq {facts.seq} as applied, which {state.me.name} has not done")
 
     def _check_disks(self, node: SimNode, facts: Facts) -> None:
-        """Alone, what leaves is on the own disk (V4); at level durable, on the disk of every member of the view."""
+        """Alone and safe, what leaves is on the own disk (V4); at level durable, on the disk of every member of the view."""
         assert node.replica is not None
         own = node.replica.state.view
         if not node.replica.state.rules.is_durable or own is None:
             return
-        if self.record.in_sync == (node.me,):
+        if self.record.in_sync == (node.me,) and self.record.safe:
             self._expect_on_disk(node, facts.seq, "and it is alone")
         for other in self._living(own) if facts.level == Level.DURABLE else ():
             self._expect_on_disk(other, facts.seq, "and it was released as durable")
