@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from replicator import Event, connect
 from replicator.testing.deployment import Deployment, NodeStatus
 from tests.failover.callers import Tally, audit, join, start_callers
 from tests.failover.service import Payments
+from tests.store.bad_fsync import why_not
 
 TIMING = {"heartbeat_ms": 100, "suspect_ms": 1_000}
 
@@ -103,6 +105,24 @@ def test_a_node_whose_disk_is_full_halts_and_the_other_goes_on(tmp_path: Path) -
         join(threads, tally)
         assert "rows.sqlite cannot be written" in nodes.log_text("b")
         assert nodes.active() == "a"
+        audit(nodes.config_path, tally)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_node_whose_fsync_fails_halts_and_returns_when_the_disk_is_mended(tmp_path: Path, name: str) -> None:
+    """The active or a backup, in mode durable: it says why and ends; the other goes on; started again it is brought level."""
+    with deployment(tmp_path, ack="durable", node_module="tests.failover.fsync_node") as nodes:
+        tally = Tally()
+        threads = start_callers(nodes.config_path, tally, callers=4, count=60)
+        nodes.wait("the callers to be under way", lambda: tally.messages > 60, 30)
+        nodes.send_signal(name, signal.SIGUSR1)
+        assert nodes.wait_for_end(name, timeout_s=60) == 2
+        assert "cannot be written" in nodes.log_text(name)
+        join(threads, tally)
+        nodes.start_node(name)
+        nodes.wait_in_sync()
         audit(nodes.config_path, tally)
 
 
