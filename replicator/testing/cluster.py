@@ -93,6 +93,7 @@ class Cluster(Generic[S]):
         self.disks = {name: Disk() for name in names}
         self.network.repeating = {*names, "arbiter"}
         self.doomed: dict[str, int] = {}  # processes yet to be started that die before this effect
+        self.met_their_end: set[str] = set()  # processes that have died before the effect meant for them
         self._lives: dict[str, int] = {}
         self._client_count = 0
         self.start_arbiter()
@@ -118,6 +119,8 @@ class Cluster(Generic[S]):
 
     def _on_death(self, process: Process) -> None:
         self.recorder.say(process.name, "died", {})
+        if process.has_met_its_end:
+            self.met_their_end.add(process.name)
         self.network.on_death(process)
 
     def start_node(self, name: str) -> None:

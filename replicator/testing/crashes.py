@@ -6,7 +6,8 @@ that every process performs in it, some hundred for one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from replicator.client import submit, with_options
@@ -21,6 +22,9 @@ NAME = "enumerated"
 
 #: What follows a script is part of it for so long.
 AFTER_MS = 120
+
+#: The second death in a row of a process that is not the returning one: after so many effects of its next life.
+SECOND_DEATH = 9
 
 Script = Callable[[Cluster[Any]], None]
 Make = Callable[[], Cluster[Any]]
@@ -47,6 +51,57 @@ def one_switch(cluster: Cluster[Any]) -> None:
     cluster.run_until(future.done, CALL_MS)
 
 
+def one_return(cluster: Cluster[Any]) -> None:
+    """A backup dies, messages come, it returns by its change list, and a message is sent meanwhile.
+
+    Whoever is to die does so twice in a row: the returning node in its next life and in the one after, every other process in
+    this life and, started again, in the next. What has died is started again at once.
+    """
+    active = cluster.active
+    name = next(each for each in cluster.nodes if each != active)
+    meant = {each: process for each, process in cluster.processes.items() if process.steps_left is not None}
+    left = {
+        each: process.steps_left - process.steps for each, process in meant.items() if process.steps_left is not None
+    }
+    for process in meant.values():
+        process.steps_left = None
+    cluster.crash(name)
+    revived: Counter[str] = Counter()
+    _drive(cluster, lambda: cluster.record.safe, revived, but=name)
+    for each, process in meant.items():
+        process.steps_left = process.steps + left[each] if each != name else None
+    doom = left.get(name)
+    client = cluster.connect(name="others")
+    others = [submit(client.add, key=f"o{number}", count=1) for number in range(3)]
+    _drive(cluster, lambda: all(other.done() for other in others), revived, but=name)
+    cluster.doomed.update({name: doom} if doom is not None else {})
+    cluster.restart(name)
+    future = submit(with_options(_caller(cluster), txn_id=NAME).add, key="k0", count=7)
+    _drive(cluster, lambda: future.done() and len(cluster.record.in_sync) == 2, revived, again={name: doom})
+
+
+def _drive(
+    cluster: Cluster[Any],
+    claim: Callable[[], bool],
+    revived: Counter[str],
+    *,
+    but: str = "",
+    again: Mapping[str, int | None] | None = None,
+) -> None:
+    """Let time pass until *claim* holds; whoever dies is started again, the first time to die once more: as *again* says."""
+    end_ms = cluster.now_ms + CALL_MS
+    while cluster.now_ms < end_ms and not claim():
+        cluster.run(1)
+        for name in [
+            each for each in (*cluster.nodes, "arbiter") if not cluster.processes[each].is_alive and each != but
+        ]:
+            revived[name] += 1
+            point = (again or {}).get(name, SECOND_DEATH)
+            if revived[name] == 1 and point is not None:
+                cluster.doomed[name] = point
+            cluster.restart(name)
+
+
 def enumerate_crashes(make: Make, script: Script, processes: Sequence[str]) -> dict[str, int]:
     """Play *script* on fresh clusters of *make* with every death of each of *processes*; return how many there were.
 
@@ -68,6 +123,7 @@ def _play(make: Make, script: Script, name: str, point: int) -> bool:
     """Play with one death; False if the process did not live long enough to reach it."""
     with make() as cluster:
         cluster.connect(name="first").add(key="k0", count=1)
+        cluster.run(AFTER_MS)  # it is on the disks: a death of all is not meant to lose it, in whatever ack mode
         process = cluster.processes.get(name)
         if process is None:  # the caller, who is yet to come
             cluster.doomed[name] = point
@@ -75,7 +131,7 @@ def _play(make: Make, script: Script, name: str, point: int) -> bool:
             process.steps_left = process.steps + point
         script(cluster)
         cluster.run(AFTER_MS)
-        has_died = cluster.processes[name].has_met_its_end
+        has_died = name in cluster.met_their_end
         try:
             _demand(cluster)
         except AssertionError as error:

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from replicator.config import TimingConfig
+from replicator.config import LimitsConfig, TimingConfig
 from replicator.errors import UsageError
 from replicator.testing import Cluster
-from replicator.testing.crashes import enumerate_crashes, one_call, one_switch
+from replicator.testing.crashes import enumerate_crashes, one_call, one_return, one_switch
 from replicator.testing.faults import Fault, draw
 from replicator.testing.mutants import MUTANTS
 from replicator.testing.mutation import hunt, planted
@@ -159,6 +159,19 @@ def test_every_death_during_one_call_and_one_switch(ack: str, distributors: int)
     counts = enumerate_crashes(make, one_switch, processes)
     assert counts["arbiter"] >= 2
     assert sum(counts.values()) > 30
+
+
+@pytest.mark.parametrize("ack", ["applied", "durable"])
+def test_every_death_during_one_return_on_either_side_twice_in_a_row(ack: str) -> None:
+    """The node that brings level, the one that returns, and the arbiter, before each of their effects."""
+
+    def make() -> Cluster[Registers]:
+        limits = LimitsConfig(join_entries_max=1, catchup_rows_max=2)
+        return Cluster(Registers, nodes=2, seed=5, ack=ack, timing=TIMING, limits=limits)
+
+    counts = enumerate_crashes(make, one_return, ["a", "b", "arbiter"])
+    assert counts["a"] >= 25
+    assert counts["b"] >= 20
 
 
 def test_the_options_of_many_seeds_cover_every_kind_of_fault() -> None:
