@@ -59,14 +59,14 @@ class Outside:
             self._ask_in(view)
 
     def _ask_in(self, view: View) -> None:
-        """Say where this node stands to all that are in sync.
+        """Say where this node stands to all that are in sync, or were before the active was left alone.
 
         Not only to the active: the backups of a former life must hear of this one (V6), and after a total outage all that
         were in sync must know of each other (V13).
         """
         state = self.state
         self.join_ms = state.elapsed_ms
-        for member in view.in_sync:
+        for member in {member.name: member for member in (*view.heirs, *view.in_sync)}.values():
             if member.name == state.me.name:
                 continue
             if state.linked.get(member.name):

@@ -36,6 +36,7 @@ class View:
     `members`: all nodes of the configuration. `safe`: a view of one whose disk holds everything released (V4).
     `ack`: the mode in force, read after a total outage (V13). `opened`: whether messages were ever accepted.
     `mismatch`: the view in which the active was left alone, as long as it is alone; else 0. It names the period (P8).
+    `former`: of a view of one that is not safe yet, who was in sync before it (V13).
     """
 
     number: int
@@ -47,12 +48,13 @@ class View:
     database_id: str
     opened: bool
     mismatch: int = 0
+    former: tuple[Member, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Pack as the arbiter stores it."""
         return pack_wire(
             [
-                2,
+                3,
                 self.number,
                 self.active,
                 self.in_sync,
@@ -62,6 +64,7 @@ class View:
                 self.database_id,
                 self.opened,
                 self.mismatch,
+                self.former,
             ]
         )
 
@@ -69,8 +72,10 @@ class View:
     def from_bytes(data: bytes) -> View:
         """Unpack and check. Raises CorruptRecord if *data* is not a view record."""
         try:
-            version, number, active, in_sync, members, safe, ack, database_id, opened, mismatch = unpack_wire(data)
-            if version != 2 or type(number) is not int or number < 0 or type(mismatch) is not int:
+            version, number, active, in_sync, members, safe, ack, database_id, opened, mismatch, former = unpack_wire(
+                data
+            )
+            if version != 3 or type(number) is not int or number < 0 or type(mismatch) is not int:
                 raise ValueError(f"version {version!r}, number {number!r}, mismatch {mismatch!r}")
             view = View(
                 number,
@@ -82,6 +87,7 @@ class View:
                 database_id,
                 bool(opened),
                 mismatch,
+                tuple(Member(*member) for member in former),
             )
             view.check()
         except (UsageError, ValueError, TypeError, AssertionError) as error:
@@ -94,6 +100,11 @@ class View:
         names = [member.name for member in self.in_sync]
         assert len(names) == len(set(names)), "a node is in sync twice"
         assert all(name in self.members for name in names), "a node in sync is no member"
+
+    @property
+    def heirs(self) -> tuple[Member, ...]:
+        """Whose rows together hold all that was released, up to what only memory held when all of them died (V13)."""
+        return self.former or self.in_sync
 
     @property
     def is_mismatch(self) -> bool:
@@ -113,12 +124,14 @@ class View:
 
 
 def _next(base: View, in_sync: tuple[Member, ...], **changes: Any) -> View:
-    """Make the record after *base*, with the period of mismatch that begins, goes on, or ends with it (P8)."""
+    """Make the record after *base*: the period of mismatch begins, goes on, or ends with it (P8); so does doubt (V4, V13)."""
     number = base.number + 1
     opened = changes.pop("opened", base.opened)
     is_alone = opened and len(in_sync) < 2 <= len(base.members)
     mismatch = (base.mismatch or number) if is_alone else 0
-    return replace(base, number=number, in_sync=in_sync, opened=opened, mismatch=mismatch, **changes)
+    is_doubtful = is_alone and not changes["safe"]
+    former = (base.in_sync if len(base.in_sync) > 1 else base.former) if is_doubtful else ()
+    return replace(base, number=number, in_sync=in_sync, opened=opened, mismatch=mismatch, former=former, **changes)
 
 
 def formed(base: View, me: Member) -> View:

@@ -137,9 +137,9 @@ class Nemesis:
         if cluster.config.database.store == "memory" or not record.opened or self._is_doubtful():
             return False
         for view in [record, *[view for view in cluster.recorder.proposals if view.number > record.number]]:
-            if len(view.in_sync) == 1 and not view.safe:
+            if len(view.heirs) == 1 and not view.safe:
                 return False
-            nodes = [cluster.nodes[member.name] for member in view.in_sync if cluster.nodes[member.name].me == member]
+            nodes = [cluster.nodes[member.name] for member in view.heirs if cluster.nodes[member.name].me == member]
             if not any(node.replica is not None and node.replica.state.written_seq >= released for node in nodes):
                 return False
         return True

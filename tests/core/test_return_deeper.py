@@ -257,3 +257,34 @@ def test_c1_a_floor_is_what_all_hold_not_where_a_full_list_begins() -> None:
     world.restart(away, f"{away}2")
     world.settle(5_000)
     level(world)
+
+
+@pytest.mark.parametrize("is_backup_alive", [True, False])
+def test_v13_who_died_alone_before_it_was_safe_waits_for_all_that_were_in_sync_before(is_backup_alive: bool) -> None:
+    """Its disk lacks what two had in memory; the backup, removed but alive, has it, and opens; dead, it has it on its disk."""
+    world = world_with_disks(join_entries_max=1_000)
+    active, [backup] = world.active, world.backups
+    world.slow_disks.add(active.name)
+    token = deposit(world, "t", cents=5)
+    world.settle(60)
+    assert world.outcome(token) == (DONE, 5)
+    world.cut_links(active.name, backup.name)
+    world.settle(1_300)
+    assert world.record.in_sync == (active.me,)
+    assert not world.record.safe
+    assert backup.role is Role.OUTSIDE
+    world.kill(active.name)
+    if not is_backup_alive:
+        world.kill(backup.name)
+    world.slow_disks.clear()
+    world.cut.clear()
+    node = world.restart(active.name, f"{active.name}2")
+    if not is_backup_alive:
+        world.settle(2_000)
+        assert node.role is Role.OUTSIDE
+        assert node.replica.status()["because"] == f"waits for {backup.name}, in sync at the end, to come back"
+        world.restart(backup.name, f"{backup.name}2")
+    world.settle(2_000)
+    level(world)
+    assert world.active.name == backup.name
+    assert world.call(backup.name, "read", 1, "balance", owner="x") == (DONE, 5)
