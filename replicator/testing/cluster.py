@@ -135,6 +135,7 @@ class Cluster(Generic[S]):
             disk=self.disks[name],
             recorder=self.recorder,
             on_release=self.witness.on_release,
+            on_read=self.witness.on_read,
         )
         self.nodes[name] = node
         process.deliver(node.start)

@@ -55,8 +55,8 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "V13",
         "after an outage one of several opens without the others",
         RESTARTING,
-        "            if not self._is_back(member):\n                return False\n",
-        "            if not self._is_back(member):\n                continue\n",
+        "            if not self._is_back(member, view):\n                return False\n",
+        "            if not self._is_back(member, view):\n                continue\n",
     ),
     one(
         "V13",

@@ -9,7 +9,7 @@ from typing import Any
 
 from replicator.config import Config
 from replicator.core.effects import Execute, Executed, Propose, Reply
-from replicator.core.messages import split_message
+from replicator.core.messages import Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver
@@ -134,12 +134,14 @@ class SimNode(Node):
         disk: Disk,
         recorder: Recorder,
         on_release: Callable[[SimNode, Answer], None],
+        on_read: Callable[[SimNode, int], None],
     ) -> None:
         self.process = process
         self.recorder = recorder
         self._disk = disk
         self._on_release = on_release
-        self._messages: dict[Token, tuple[bytes, bool]] = {}
+        self._on_read = on_read
+        self._messages: dict[Token, tuple[bytes, bool, int]] = {}  # with the moment of arrival, in microseconds
         notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
         super().__init__(config, name, service, platform=platform, folder=SimFolder(disk, process), notes=notes)
         self._performers[Propose] = self._propose
@@ -180,10 +182,12 @@ class SimNode(Node):
     def _note_release(self, token: Token, answer: Answer) -> None:
         known = self._messages.pop(token, None)
         if known is not None:
-            message, stale = known
+            message, stale, arrived_us = known
             is_readonly = self._is_readonly(message)
             if not is_readonly:
                 self._on_release(self, answer)
+            elif not stale and answer.status == Status.DONE:
+                self._on_read(self, arrived_us)
             self.recorder.released(self.me, message, answer, readonly=is_readonly, stale=stale)
 
     def _is_readonly(self, message: bytes) -> bool:
@@ -195,5 +199,6 @@ class SimNode(Node):
 
     def on_submit(self, token: Token, outgoing: Outgoing) -> None:
         """Take a client's message."""
-        self._messages[token] = (outgoing.message, bool(outgoing.flags & FLAG_STALE))
+        now_us = self.process.timeline.now_us
+        self._messages[token] = (outgoing.message, bool(outgoing.flags & FLAG_STALE), now_us)
         super().on_submit(token, outgoing)

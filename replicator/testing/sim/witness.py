@@ -39,6 +39,7 @@ class Witness:
         self._recorder = recorder
         self.record = record
         self.released_seq = 0
+        self._adopted: dict[str, list[tuple[int, int]]] = {}  # by node: (view, microseconds), in their order
 
     def _tell(self, rule: str, text: str) -> None:
         self._recorder.history.witnessed.append((rule, text))
@@ -78,10 +79,36 @@ class Witness:
             if state.fifo.last_seq < facts.seq or (theirs != view_at and None not in (theirs, view_at)):
                 self._tell("V1", f"{node.name} released seq {facts.seq}, which {state.me.name}, in sync, does not hold")
         self._check_disks(node, facts)
+        self._check_union(node)
         own = node.replica.state.view
         for state in self._states(own) if facts.level == Level.APPLIED and own is not None else ():
             if state.fifo.executed_seq < facts.seq:
                 self._tell("V1", f"{node.name} released seq {facts.seq} as applied, which {state.me.name} has not done")
+
+    def _check_union(self, node: SimNode) -> None:
+        """Of this active's own proposal, which the arbiter has taken and it may not know of, all members are asked (V5, V12)."""
+        assert node.replica is not None
+        own, record = node.replica.state.view, self.record
+        if own is None or record.active != node.me or own.number >= record.number:
+            return
+        asked = {node.me, *node.replica.active.required()}
+        for member in record.in_sync:
+            if member not in asked:
+                self._tell(
+                    "V5", f"{node.me.name} releases in view {own.number} without {member.name} of {record.number}"
+                )
+
+    def on_read(self, node: SimNode, arrived_us: int) -> None:
+        """A read is answered: no member of the view had left for a later one when it came, as none acks a round then (V10)."""
+        assert node.replica is not None
+        view = node.replica.state.view
+        for member in view.in_sync if view is not None else ():
+            for number, at_us in self._adopted.get(member.name, []) if member != node.me else ():
+                if number > view.number and at_us < arrived_us:  # type: ignore[union-attr]
+                    self._tell(
+                        "V10", f"{node.me.name} answers a read in its view, {member.name} had left for view {number}"
+                    )
+                    return
 
     def _check_disks(self, node: SimNode, facts: Facts) -> None:
         """Alone and safe, what leaves is on the own disk (V4); at level durable, on the disk of every member of the view."""
@@ -105,6 +132,8 @@ class Witness:
         A member in sync never holds what its active lacks: the tail was taken over first. A difference that is complete and
         does not fit shows that a list had forgotten something.
         """
+        if event == "view_adopted":
+            self._adopted.setdefault(name, []).append((int(facts["view"]), self._recorder.timeline.now_us))
         if event == "catchup_dropped" and "digest" in str(facts["why"]):
             self._tell("C1", f"what {name} was given as the difference would not make it equal")
         if event == "halted" and "damage" in str(facts["reason"]) and not self._recorder.faults["damage"]:
