@@ -34,6 +34,7 @@ KINDS = {
     "arbiter_away": 2,
     "arbiter_stopped": 2,
     "arbiter_slow": 2,
+    "echo": 2,
     "names_away": 1,
     "distributor_crash": 2,
     "client_crash": 1,

@@ -22,6 +22,9 @@ from replicator.testing.sim.process import LAG_US
 #: How long a starved process takes to get to what has arrived: microseconds.
 STARVED_US = (1_000, 80_000)
 SLOW_MS_MAX = 400
+#: While there is an echo: what part comes again, how much later, and how slow the arbiter is at most.
+ECHO_PART = 0.7
+ECHO_MS = 200
 #: How long a slow disk takes for a batch: microseconds.
 SLOW_WRITE_US = (20_000, 600_000)
 
@@ -34,6 +37,7 @@ class Nemesis:
         self.clients = clients
         self.is_over = False
         self.kinds: Counter[str] = Counter()
+        self._calm: tuple[float, int] | None = None  # how often and how late messages come again when there is no echo
         self._chance = cluster.timeline.stream("bad disks")
         self._doubtful: set[str] = set()  # nodes whose disks do not hold what they said
 
@@ -274,6 +278,20 @@ class Nemesis:
     def _arbiter_slow(self, fault: Fault) -> None:
         for name in self.cluster.nodes:
             self.cluster.slow(name, "arbiter", ms=min(fault.for_ms, 2_000))
+
+    def _echo(self, fault: Fault) -> None:
+        """The arbiter is slow, and most of what nodes and it say to each other comes once more, late."""
+        weather = self.cluster.network.weather
+        self._calm = self._calm or (weather.repeat, weather.repeat_after_us)
+        repeat, after_us = self._calm
+        self.cluster.recorder.fault("echo", ms=fault.for_ms)
+        self._arbiter_slow(Fault(0, "", "", "", min(fault.for_ms, ECHO_MS), 0))
+        weather.repeat, weather.repeat_after_us = ECHO_PART, ECHO_MS * 1_000
+
+        def end() -> None:
+            weather.repeat, weather.repeat_after_us = (0.0 if self.is_over else repeat), after_us
+
+        self._later(fault, end)
 
     def _names_away(self, fault: Fault) -> None:
         self.cluster.stop_name_server()
