@@ -93,6 +93,10 @@ def _is_member(value: object) -> bool:
     return type(value) is tuple and len(value) == 2 and all(type(item) is str for item in value)
 
 
+def _is_durable(value: object) -> bool:
+    return type(value) is int and value >= -1  # -1: the disk does not know this life yet
+
+
 _CHECKS: dict[Any, Any] = {
     int: lambda value: type(value) is int and value >= 0,
     str: lambda value: type(value) is str,
@@ -101,7 +105,10 @@ _CHECKS: dict[Any, Any] = {
     tuple[bytes, ...]: _is_entries,
 }
 _FIELD_CHECKS = tuple(
-    tuple((name, _CHECKS[typing.get_type_hints(kind)[name]]) for name in names)
+    tuple(
+        (name, _is_durable if (kind, name) == (ForwardAck, "durable") else _CHECKS[typing.get_type_hints(kind)[name]])
+        for name in names
+    )
     for kind, names in zip(_KINDS, _FIELD_NAMES, strict=True)
 )
 

@@ -310,7 +310,7 @@ class Active:
         peer.sent_ms = state.elapsed_ms
         peer.outstanding += 1
         want = Level.APPLIED if self._waiting[Level.APPLIED] else Level.RECEIVED
-        if self._waiting[Level.DURABLE] or peer.is_joining:  # a joiner's disk must know its life (V12)
+        if self._waiting[Level.DURABLE] or (peer.is_joining and rules.ack >= Level.DURABLE):
             want = Level.DURABLE
         frame = Forward(
             state.next_request(),

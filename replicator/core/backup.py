@@ -115,6 +115,10 @@ class Backup:
                 self._split(entry)
         except UsageError:
             return "garbage"
+        if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:
+            return (
+                "conflict"  # our last entry is of an earlier view, and the batch ends before it: it may not be theirs
+            )
         held = [entry for entry in entries if entry.seq <= fifo.last_seq]
         if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):
             return "conflict"
@@ -216,6 +220,9 @@ class Backup:
         state = self.state
         if state.view is None:
             return  # the asker will find that we have not adopted its view
+        if frame.view < state.view.number:
+            state.send(frame.sender.name, Refused(frame.request, state.me, state.view.to_bytes()))
+            return
         fifo = state.fifo
         entries: tuple[bytes, ...] = ()
         problem = ""

@@ -17,6 +17,7 @@ was reflected, but when the member's durable position has passed it (C1).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -59,12 +60,14 @@ class Session:
         "round_seq",
         "rounds",
         "session",
+        "told",
     )
 
     def __init__(self, member: Member, session: int, left: Iterator[Key | None], round_seq: int) -> None:
         self.member = member
         self.session = session
         self.left = left  # of this round; None in between: enough for one chunk
+        self.told: deque[Key] = deque()  # keys that the returning node changed itself; their rows come first
         self.left_count = 0  # how many of this round are left, about
         self.is_exhausted = False  # this round is given
         self.compared: Compared | None = None  # until what differs is known
@@ -152,9 +155,9 @@ class Source:
             elif session.compared is not None:
                 ranges = self._compare(session, session.compared, frame)
             else:
-                rows = [(table, key, state.row(table, key)) for table, key in unpack_keys(frame.keys)]
+                session.told.extend(unpack_keys(frame.keys))
                 self._take(session, rows)
-                if frame.is_last and session.is_exhausted and not session.position:
+                if frame.is_last and session.is_exhausted and not session.told and not session.position:
                     self._go_round(session)
                     self._take(session, rows)
         except (UsageError, IndexError):
@@ -188,7 +191,7 @@ class Source:
                     return
                 row = session.captured.pop()
             else:
-                key = next(session.left, _NOTHING_LEFT)
+                key = session.told.popleft() if session.told else next(session.left, _NOTHING_LEFT)
                 if key is None:
                     return
                 if key is _NOTHING_LEFT:

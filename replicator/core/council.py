@@ -432,6 +432,8 @@ class Council:
             return
         self._fetched_ms = -(10**9)
         peer.heard_ms = state.elapsed_ms
+        if frame.problem == "stale":
+            return  # it cannot tell now; it is asked again
         if frame.problem == "trimmed":
             # Released is only what every node in sync holds, this one too (V1, V12): the rest may go.
             self._remove(peer.member, "holds more than this node, but no longer as entries")

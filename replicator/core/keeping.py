@@ -121,7 +121,10 @@ class Keeper:
         state.header_ms = position.header_ms
         state.clock_ms = max(state.clock_ms, position.header_ms)
         state.fifo.restart(position.seq, position.view)
-        state.lives = (state.me.incarnation, *position.lives)[:LIVES_MAX]
+        lives = (state.me.incarnation, *position.lives)
+        if len(lives) > LIVES_MAX:  # from the middle: the oldest are those that were in sync
+            lives = lives[: LIVES_MAX // 2] + lives[-LIVES_MAX // 2 :]
+        state.lives = lives
         state.history = list(position.history)
         state.written_seq = state.changes.unsaved_from = position.seq
         state.changes.restart(position.low)

@@ -28,6 +28,13 @@ class MemoryStore:
         if batch.is_whole:
             self._rows = {}
             self._gone = {}
+        if batch.position.seq < self.seq:  # as SqliteStore: what a catch-up did not ship must not stay above its seq
+            at = batch.position.seq
+            for key, stored in list(self._rows.items()):
+                if stored.seq > at and stored.row is None:
+                    del self._rows[key], self._gone[key]
+                elif stored.seq > at:
+                    self._rows[key] = stored._replace(seq=at)
         for stored in batch.rows:
             key = (stored.table, stored.key_bytes)
             self._rows[key] = stored

@@ -37,6 +37,7 @@ class SqliteStore:
     def __init__(self, path: Path, tables: tuple[str, ...], database_id: str) -> None:
         self.path = path
         self._failed = ""
+        self._seq = 0  # of the last batch
         self._tables = {index: f'"rows_{name}"' for index, name in enumerate(tables)}
         self._tables[TRANSACTIONS] = "transactions"
         self._numbers = {name: index for index, name in self._tables.items()}
@@ -98,6 +99,7 @@ class SqliteStore:
         if found is None:
             return None
         position = Position.from_bytes(found[0])
+        self._seq = position.seq
         return Restored(position, self._chunks(position.seq))
 
     def _chunks(self, seq_max: int) -> Iterator[Chunk]:
@@ -157,6 +159,13 @@ class SqliteStore:
             keys = [(key,) for number, key, _ in gone if number == table]
             self._for_many(f"DELETE FROM {self._tables[table]} WHERE key IN (", "?", ")", keys)
         low = batch.position.low
+        # A catch-up may lead back to a lesser seq; what it did not ship must not stay above it.
+        at = batch.position.seq
+        if at < self._seq:
+            for name in self._tables.values():
+                connection.execute(f"UPDATE {name} SET seq = ? WHERE seq > ?", (at, at))
+            connection.execute("DELETE FROM gone WHERE seq > ?", (at,))
+        self._seq = at
         listed = [each for each in gone if each[2] > low]
         self._for_many("INSERT OR REPLACE INTO gone VALUES", "(?, ?, ?)", "", listed)
         connection.execute("DELETE FROM gone WHERE seq <= ?", (low,))

@@ -162,7 +162,7 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
             Edit(JOINING, " and peer.match_durable >= durable\n", "\n"),
             Edit(
                 ACTIVE,
-                "if self._waiting[Level.DURABLE] or peer.is_joining:  # a joiner's disk must know its life (V12)",
+                "if self._waiting[Level.DURABLE] or (peer.is_joining and rules.ack >= Level.DURABLE):",
                 "if self._waiting[Level.DURABLE]:",
             ),
         ),
@@ -223,5 +223,19 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         FIFO,
         "        self.held_by_all = min(self.held_by_all, seq)\n",
         "        self.held_by_all = seq\n",
+    ),
+    one(
+        "V1",
+        "an ack is taken as proof of entries that were never compared",
+        BACKUP,
+        "        if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:\n",
+        "        if False:\n",
+    ),
+    one(
+        "S5",
+        "what a catch-up did not ship keeps a later seq on the disk",
+        "replicator.store.memory",
+        "        if batch.position.seq < self.seq:",
+        "        if False:",
     ),
 )
