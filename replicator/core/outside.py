@@ -14,6 +14,8 @@ from replicator.core.restarting import Restarting
 from replicator.core.state import State
 from replicator.core.views import Member, View, formed
 
+_NEVER = ((-1, -1), 0)
+
 
 class Outside:
     """The role OUTSIDE, by the clock."""
@@ -34,9 +36,8 @@ class Outside:
         self.propose = propose
         self.read = read
         self.join_ms = -(10**9)
-        self._asked: dict[
-            str, tuple[int, int]
-        ] = {}  # by name: the last `Join` sent there, and where this node stood then
+        #: By name: where this node stood when it asked, as (view, seq), and the first question that it asked from there.
+        self._asked: dict[str, tuple[tuple[int, int], int]] = {}
         self._read_ms = -(10**9)
 
     def consider(self, view: View, dead: Member | None) -> None:
@@ -71,8 +72,9 @@ class Outside:
                 continue
             if state.linked.get(member.name):
                 join = self._join()
-                if self._asked.get(member.name, (-1, 0))[0] != join.last_seq:
-                    self._asked[member.name] = (join.last_seq, join.request)
+                at = (join.last_view, join.last_seq)
+                if self._asked.get(member.name, _NEVER)[0] != at:
+                    self._asked[member.name] = (at, join.request)
                 state.send(member.name, join)
             else:
                 state.effects.append(Connect(member.name))
@@ -82,8 +84,9 @@ class Outside:
 
     def is_answer(self, frame: JoinAnswer) -> bool:
         """Whether the node still stands where it stood when it asked: what a late answer begins would undo what came since."""
-        asked_at, request = self._asked.get(frame.sender.name, (-1, 0))
-        return asked_at == self.state.fifo.last_seq and frame.request >= request
+        fifo = self.state.fifo
+        asked_at, request = self._asked.get(frame.sender.name, _NEVER)
+        return asked_at == (fifo.last_view, fifo.last_seq) and frame.request >= request
 
     def _join(self) -> Join:
         state = self.state

@@ -58,7 +58,7 @@ class Recovery:
         self.session = 0  # names the catch-up under way
         self._number = 0
         self._common = 0
-        self._from_seq = 0  # where this node stood when the catch-up began
+        self._from = (0, 0)  # (view, seq) at which this node stood when the catch-up began
         self._mode = CHANGED
         self._comparing: Comparing | None = None
         self._undone: list[Key] = []  # our own changes beyond the common point
@@ -112,7 +112,7 @@ class Recovery:
         if self.source == answer.sender:
             return
         self._common = answer.common
-        self._from_seq = state.fifo.last_seq
+        self._from = (state.fifo.last_view, state.fifo.last_seq)
         self._mode = self._mode_for(answer)
         self.source = answer.sender
         self.session = state.next_request()
@@ -215,7 +215,7 @@ class Recovery:
         if final is None or source is None:
             return
         assert state.role is Role.OUTSIDE, "a set is taken by a node that is outside"
-        if state.fifo.last_seq != self._from_seq:
+        if (state.fifo.last_view, state.fifo.last_seq) != self._from:
             self.stop("messages came by the FIFO meanwhile")  # and were acked: they must not be undone
             return
         try:
