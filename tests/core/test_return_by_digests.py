@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from replicator.core.messages import Gather, Status, named_txn_id
+from replicator.core.state import Role
 from replicator.store.memory import MemoryStore
 from tests.core.test_return import away_and_back, deposit, facts_of, level, world_with_disks
 
@@ -112,3 +113,20 @@ def test_c6_the_same_outcome_at_the_same_seq_of_another_view_is_another_transact
     level(world)
     for txn_id in [named_txn_id(f"again{number}") for number in range(12)]:
         assert node.replica.state.transactions.get(txn_id) == backup.replica.state.transactions.get(txn_id) is not None
+
+
+def test_p7_a_diverged_node_that_is_started_again_is_level() -> None:
+    """A row of the backup had changed in memory; its disk has what was agreed, and the rest comes from the active."""
+    world = world_with_disks()
+    deposit(world, "t1", owner="x", cents=5)
+    world.settle(100)
+    [backup] = world.backups
+    backup.replica.state.database.tables[0].apply("x", b"\xa1x", b"\x09")
+    deposit(world, "t2", owner="x", cents=5)
+    world.settle(1_000)
+    assert backup.role is Role.DIVERGED
+    world.kill(backup.name)
+    world.restart(backup.name, f"{backup.name}2")
+    world.settle(2_000)
+    level(world)
+    assert world.call(world.active.name, "t3", 1, "deposit", owner="x", cents=5) == (DONE, 15)
