@@ -8,6 +8,7 @@ from replicator.core.messages import Gather, Status, named_txn_id
 from replicator.core.state import Role
 from replicator.store.memory import MemoryStore
 from tests.core.test_return import away_and_back, deposit, facts_of, level, world_with_disks
+from tests.core.world import Node, World
 
 DONE = Status.DONE
 
@@ -25,20 +26,26 @@ def test_c6_a_list_that_does_not_reach_back_ships_only_what_differs() -> None:
     assert 27 <= facts["rows"] < 60, "7 rows and 20 transactions, and few that share a range with them"
 
 
-def test_c6_rows_that_the_active_has_not_go_from_the_returning_node() -> None:
-    """It alone had put them; the list does not reach back, so nothing but the digests can tell."""
+def a_tail_of_its_own(count: int, txn: str) -> tuple[World, Node, Node]:
+    """The active does *count* messages that reach nobody, and dies; return it and the backup, which has taken over."""
     world = world_with_disks(clt_keys_max=3)
     former, [backup] = world.active, world.backups
-    deposit(world, "t1", owner="x")
+    deposit(world, "t1", owner="y")
     world.run()
     world.keep = lambda source, target, frame: source.name != former.name
-    for number in range(5):
-        deposit(world, f"lost{number}", owner=f"lost{number}")
+    for number in range(count):
+        deposit(world, f"{txn}{number}", owner=f"{txn}{number}")
     world.settle(50)
     world.held.clear()
     world.kill(former.name)
     world.settle(1_500)
     world.keep = lambda source, target, frame: True
+    return world, former, backup
+
+
+def test_c6_rows_that_the_active_has_not_go_from_the_returning_node() -> None:
+    """It alone had put them; the list does not reach back, so nothing but the digests can tell."""
+    world, former, backup = a_tail_of_its_own(5, "lost")
     for number in range(10):
         assert world.call(backup.name, f"u{number}", 1, "deposit", owner=f"y{number}", cents=5) == (DONE, 5)
     world.restart(former.name, f"{former.name}2")
@@ -91,20 +98,9 @@ def test_c6_the_same_outcome_at_the_same_seq_of_another_view_is_another_transact
 
     Found by seed 20041 of the simulator: the nodes differed when the first of them was pruned.
     """
-    world = world_with_disks(clt_keys_max=3)
-    former, [backup] = world.active, world.backups
-    deposit(world, "t1", owner="y")
-    world.run()
-    world.keep = lambda source, target, frame: source.name != former.name
+    world, former, backup = a_tail_of_its_own(12, "again")
     for number in range(12):
-        deposit(world, f"again{number}", owner=f"x{number}")
-    world.settle(50)
-    world.held.clear()
-    world.kill(former.name)
-    world.settle(1_500)
-    world.keep = lambda source, target, frame: True
-    for number in range(12):
-        assert world.call(backup.name, f"again{number}", 1, "deposit", owner=f"x{number}", cents=1) == (DONE, 1)
+        assert world.call(backup.name, f"again{number}", 1, "deposit", owner=f"again{number}", cents=1) == (DONE, 1)
     for number in range(5):
         assert world.call(backup.name, f"u{number}", 1, "deposit", owner=f"z{number}", cents=5) == (DONE, 5)
     node = world.restart(former.name, f"{former.name}2")
