@@ -383,9 +383,12 @@ class Nemesis:
             if not process.is_alive and name not in cluster.nodes and name not in self.clients:
                 cluster.restart(name)
         for name in sorted(self._doubtful):  # whoever is to come back comes back without the rows in doubt
-            if not cluster.processes[name].is_alive:
-                cluster.disks[name].store = MemoryStore()
-                cluster.restart(name)
+            if cluster.processes[name].is_alive:
+                if cluster.record.has(cluster.nodes[name].me):
+                    continue
+                cluster.crash(name)  # it may be about to meet its damaged disk
+            cluster.disks[name].store = MemoryStore()
+            cluster.restart(name)
         for disk in cluster.disks.values():
             disk.fails = lambda: False
             disk.write_us = WRITE_US
