@@ -80,6 +80,10 @@ def export(config: Config, node: str, path: Path, *, whole: bool, force: bool) -
     Raises: ConfigError, UsageError, StorageError, Unavailable.
     """
     config.node(node)
+    if config.database.store == "memory":
+        raise UsageError(
+            'this database has store = "memory": a node that does not run holds nothing to bring level by a file'
+        )
     if path.exists() and not force:
         raise UsageError(f"{path} is there already: give another name, or --force")
     actives = [status for status in ask_all(config) if status["role"] == "active" and status.get("opened")]
@@ -146,16 +150,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     made = actions.add_parser("export", help="write what a node lacks into a file")
     made.add_argument("--for", dest="node", required=True, metavar="NODE", help="the node that is to be brought level")
-    made.add_argument("--to", dest="to", type=Path, required=True, metavar="FILE", help="the file to write")
+    made.add_argument("--to", dest="to", type=Path, required=True, metavar="DIFFERENCE", help="the file to write")
     made.add_argument(
         "--whole", action="store_true", help="everything, for a node that lost its rows or was away too long"
     )
     made.add_argument("--force", action="store_true", help="write over a file that is there")
     taken = actions.add_parser("apply", help="bring a node that does not run to the position of a file")
     taken.add_argument("--name", required=True, metavar="NODE", help="the node; run this where its data folder is")
-    taken.add_argument("difference", type=Path, metavar="FILE", help="the difference file")
+    taken.add_argument("difference", type=Path, metavar="DIFFERENCE", help="the difference file")
     shown = actions.add_parser("show", help="check a file and say what it is")
-    shown.add_argument("difference", type=Path, metavar="FILE", help="the difference file")
+    shown.add_argument("difference", type=Path, metavar="DIFFERENCE", help="the difference file")
 
 
 def run_difference(config: Config, arguments: argparse.Namespace) -> int:

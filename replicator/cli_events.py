@@ -24,12 +24,19 @@ Event = dict[str, Any]
 
 def merged(told: Iterable[Iterable[Event]]) -> list[Event]:
     """Put the events of several nodes together: each once, as the first that saw it tells it, in their order."""
-    found: dict[tuple[int, str], Event] = {}
+    found: dict[tuple[str, int, str], Event] = {}
     for event in (event for events in told for event in events):
-        key = (event["number"], event["event"])
+        key = _key(event)
         if key not in found or event["at_ms"] < found[key]["at_ms"]:
             found[key] = event
-    return [found[key] for key in sorted(found, key=lambda key: (key[0], key[1] != MISMATCH_ARISEN))]
+    return sorted(
+        found.values(), key=lambda event: (event["at_ms"], event["number"], event["event"] != MISMATCH_ARISEN)
+    )
+
+
+def _key(event: Event) -> tuple[str, int, str]:
+    """What an event is known by, everywhere; a database that was begun anew counts from 1 again."""
+    return (event["database"], event["number"], event["event"])
 
 
 def line(event: Mapping[str, Any]) -> str:
@@ -59,7 +66,7 @@ def ask_all(config: Config) -> list[Event]:
 
 def run_events(config: Config, *, follow: bool, output: str) -> int:
     """Show the events; with *follow* go on until Ctrl-C, each once."""
-    shown: set[tuple[int, str]] = set()
+    shown: set[tuple[str, int, str]] = set()
     pause = threading.Event()
     while True:
         try:
@@ -69,9 +76,8 @@ def run_events(config: Config, *, follow: bool, output: str) -> int:
                 raise
             events = []  # all are away: they will tell when they are back
         for event in events:
-            key = (event["number"], event["event"])
-            if key not in shown:
-                shown.add(key)
+            if _key(event) not in shown:
+                shown.add(_key(event))
                 print(json.dumps(event) if output == "json" else line(event), flush=True)
         if not follow:
             return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from replicator.config import Config
 from replicator.errors import LinkLost
+from replicator.node.notes import ARBITER_SLOW_MS
 from replicator.transport import Address, BlockingLink, look_up_blocking, parse_uri
 
 #: Between two pictures of `--watch`.
@@ -113,6 +114,9 @@ def run_status(config: Config, *, watch: bool, output: str) -> int:
             clear = "\x1b[H\x1b[2J" if watch and sys.stdout.isatty() else ""
             print(clear + table(statuses), flush=True)
         if not watch:
-            serves = any(status["role"] == "active" and status.get("opened") for status in statuses)
+            serves = any(
+                status["role"] == "active" and status.get("opened") and status["proposed_ms"] <= ARBITER_SLOW_MS
+                for status in statuses
+            )
             return 0 if serves else 1
         pause.wait(WATCH_S)

@@ -142,7 +142,7 @@ def test_what_several_nodes_remember_is_put_together() -> None:
     """Each event once, as the first that saw it tells it; arisen before recovered."""
 
     def event(name: str, number: int, at_ms: int, node: str) -> dict[str, object]:
-        return {"event": name, "number": number, "at_ms": at_ms, "node": node}
+        return {"database": "d1", "event": name, "number": number, "at_ms": at_ms, "node": node}
 
     one = [event(MISMATCH_ARISEN, 4, 10, "a"), event(MISMATCH_RECOVERED, 4, 30, "a")]
     two = [event(MISMATCH_RECOVERED, 4, 29, "b"), event(MISMATCH_ARISEN, 9, 50, "b")]

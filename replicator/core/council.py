@@ -47,7 +47,7 @@ class Council:
         self.active = active
         self.backup = backup
         self.proposal: View | None = None
-        self._proposed_ms = 0
+        self._proposed_ms = self._since_ms = 0
         self._read_ms = -(10**9)
         self._ping_ms = -(10**9)
         self._looked_ms = 0
@@ -59,6 +59,11 @@ class Council:
         self.outside = Outside(state, backup, self.recovery, self.joining.restarting, self.propose, self.read)
 
     # -- the arbiter -------------------------------------------------------------------------------------------------
+
+    @property
+    def proposed_ms_ago(self) -> int:
+        """For how long a proposal has been waiting for the arbiter; 0 without one."""
+        return 0 if self.proposal is None else self.state.elapsed_ms - self._since_ms
 
     @property
     def because(self) -> str:
@@ -75,7 +80,7 @@ class Council:
         if self.proposal is not None:
             return
         view.check()
-        self.proposal = view
+        self.proposal, self._since_ms = view, self.state.elapsed_ms
         self.active.pending = (view,)
         self.state.note("proposed", view=view.number, active=_name(view.active), why=why)
         self._send_proposal()

@@ -246,6 +246,7 @@ class Replica:
             "catchup_ms": returned.ms,
             "rolled_back": returned.rolled_back,
             "safe": view is not None and view.safe,
+            "proposed_ms": self.council.proposed_ms_ago,
             "because": self.council.because if state.role is Role.OUTSIDE else "",
         }
 

@@ -235,10 +235,11 @@ def _take(replica: Replica, difference: Difference, store: SqliteStore, path: Pa
     common = common_point(final.history, final.seq, tuple(state.history), state.fifo.executed_seq)
     problem = ""
     if stands >= (final.view, final.seq):
-        problem = (
-            f"the node is at seq {stands[1]} of view {stands[0]}, and the file ends at {final.seq} of {final.view}"
+        raise UsageError(
+            f"{path} is of no use: the node stands at seq {stands[1]} of view {stands[0]} already, the file ends at "
+            f"seq {final.seq} of view {final.view}"
         )
-    elif not header.whole and common < header.after:
+    if not header.whole and common < header.after:
         problem = f"it holds what changed after seq {header.after}, and they share their messages up to {common} only"
     elif not header.whole and not state.changes.reaches(common):
         problem = "the node no longer knows what it changed itself"

@@ -61,6 +61,7 @@ class Events:
 
     def _add(self, name: str, number: int, view: View, now_ms: int) -> None:
         event = {
+            "database": view.database_id,
             "number": number,
             "event": name,
             "view": view.number,

@@ -44,6 +44,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
 }
 
 
+#: A proposal that waits for longer than this is worth a word in the status.
+ARBITER_SLOW_MS = 2_000
+
+
 class Notes:
     """Logs and counts Notes."""
 
@@ -73,6 +77,8 @@ def says(status: Mapping[str, Any]) -> str:
     if role == "active":
         if not status["opened"]:
             return "waiting for a second node before the first message is accepted"
+        if status["proposed_ms"] > ARBITER_SLOW_MS:
+            return f"cannot go on without the arbiter, which has not answered for {status['proposed_ms'] // 1000} s"
         if status["mismatch"]:
             return "serving alone: its messages are held by one node only"
         behind = [f"{name} is {count} behind" for name, count in status["behind"].items() if count]

@@ -49,7 +49,7 @@ def test_a_node_is_brought_level_by_a_file(tmp_path: Path, capsys: pytest.Captur
         assert status == 0, said
         assert str(line_of(nodes, "a").fields["digest"]) in said
         status, said = replicator(capsys, "difference", file, "apply", "--name", "b", path)
-        assert (status, "does not fit" in said) == (2, True)
+        assert (status, "is of no use" in said) == (2, True)
         nodes.start_node("b")
         nodes.wait_in_sync()
         assert "catchup_applied" not in events(nodes, "b")
