@@ -106,19 +106,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "elif state.elapsed_ms - self.backup.heard_ms > state.rules.suspect_ms:\n            silent",
         "elif False:\n            silent",
     ),
-    one(
-        "V6",
-        "the old active stays in sync",
-        VIEWS,
-        "in_sync = tuple(member for member in base.in_sync if member != base.active)\n",
-        "in_sync = base.in_sync\n",
-    ),
-    one(
+    Mutant(
         "V7",
-        "opens without asking the others",
-        COUNCIL,
-        "if not all(peer.answered for peer in peers):\n            return",
-        "if False:\n            return",
+        "opens without asking the others, and takes as proof what it does not hold itself",
+        (
+            Edit(
+                COUNCIL,
+                "if not all(peer.answered for peer in peers):\n            return",
+                "if False:\n            return",
+            ),
+            Edit(
+                BACKUP, "if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:", "if False:"
+            ),
+            Edit(ACTIVE, "if not peer.is_adopted or ack.received > state.fifo.last_seq:", "if not peer.is_adopted:"),
+        ),
     ),
     Mutant("V7", "opens without the longest tail", (Edit(COUNCIL, "        if ahead:\n", "        if False:\n"),)),
     Mutant(
