@@ -37,29 +37,48 @@ class Found(NamedTuple):
     elapsed_s: float
 
 
+class _Function(NamedTuple):
+    """A function of a module, or of its class *owner*."""
+
+    module: str
+    owner: str | None
+    name: str
+
+
 @contextmanager
 def planted(mutant: Mutant) -> Iterator[None]:
     """Plant a mutant for the time of the block. Raises UsageError if an edit does not fit the source any more."""
     undo: list[tuple[Any, str, Any]] = []
     try:
-        for edit in mutant.edits:
-            undo += _plant(edit)
+        for function, source in _edited(mutant.edits).items():
+            undo += _plant(function, source)
         yield
     finally:
         for owner, name, value in reversed(undo):
             setattr(owner, name, value)
 
 
-def _plant(edit: Edit) -> list[tuple[Any, str, Any]]:
-    module = importlib.import_module(edit.module)
-    owner, name, source = _function(edit.module, edit.old)
+def _edited(edits: tuple[Edit, ...]) -> dict[_Function, str]:
+    """Return the new source of each function that the edits touch; several edits of one function are all made."""
+    sources: dict[_Function, str] = {}
+    for edit in edits:
+        function, source = _function(edit.module, edit.old)
+        source = sources.get(function, source)
+        if source.count(edit.old) != 1:
+            raise UsageError(f"a mutant of {edit.module} does not fit: {edit.old!r} is gone after an edit before it")
+        sources[function] = source.replace(edit.old, edit.new)
+    return sources
+
+
+def _plant(function: _Function, source: str) -> list[tuple[Any, str, Any]]:
+    module, name = importlib.import_module(function.module), function.name
     space: dict[str, Any] = {}
-    exec(compile(source.replace(edit.old, edit.new), f"<mutant of {edit.module}>", "exec"), module.__dict__, space)
-    holder = module if owner is None else getattr(module, owner)
+    exec(compile(source, f"<mutant of {function.module}>", "exec"), module.__dict__, space)
+    holder = module if function.owner is None else getattr(module, function.owner)
     former = inspect.getattr_static(holder, name)
     undo = [(holder, name, former)]
     setattr(holder, name, space[name])
-    for other in list(sys.modules.values()) if owner is None else ():
+    for other in list(sys.modules.values()) if function.owner is None else ():
         if other is not module and getattr(other, "__dict__", {}).get(name) is former:
             undo.append((other, name, former))
             setattr(other, name, space[name])
@@ -72,8 +91,8 @@ def _tree(module: str) -> tuple[str, ast.Module]:
     return source, ast.parse(source)
 
 
-def _function(module: str, old: str) -> tuple[str | None, str, str]:
-    """Return (class or None, name, source moved to the left margin) of the function that holds *old*.
+def _function(module: str, old: str) -> tuple[_Function, str]:
+    """Return the function that holds *old*, and its source moved to the left margin.
 
     Text of an edit keeps the indentation of the file, so the source is put into an `if` as deep as it stood.
     """
@@ -89,7 +108,8 @@ def _function(module: str, old: str) -> tuple[str | None, str, str]:
                 text = "\n".join(lines) + "\n"
                 depth = len(lines[0]) - len(lines[0].lstrip())
                 wrapped = f"if True:\n{text}" if depth else text
-                return (owner.name if owner else None), node.name, "from __future__ import annotations\n" + wrapped
+                function = _Function(module, owner.name if owner else None, node.name)
+                return function, "from __future__ import annotations\n" + wrapped
     raise UsageError(f"a mutant of {module} does not fit: {old!r} is in no function")
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from replicator.config import LimitsConfig, TimingConfig
+from replicator.core.backup import Backup
 from replicator.errors import UsageError
 from replicator.testing import Cluster
 from replicator.testing.crashes import enumerate_crashes, one_call, one_return, one_switch
@@ -97,6 +98,15 @@ def test_a_mutant_that_does_not_fit_says_so() -> None:
         planted(Mutant("V1", "nonsense", (Edit("replicator.core.active", "no such line", ""),))),
     ):
         pass
+
+
+def test_two_edits_of_one_function_are_both_made() -> None:
+    """Pairs within one function once lost all edits but the last: the guard that still stood hid the bug."""
+    module, guard = "replicator.core.backup", "prev_view != frame.prev_view:\n            return "
+    pair = (Edit(module, 'return "gap"', 'return "one"'), Edit(module, guard + '"conflict"', guard + '"two"'))
+    with planted(Mutant("V8", "a pair", pair)):
+        assert {"one", "two"} <= set(Backup._accept.__code__.co_consts)
+    assert not {"one", "two"} & set(Backup._accept.__code__.co_consts)
 
 
 def test_a_failing_run_is_made_smaller_and_still_fails() -> None:
