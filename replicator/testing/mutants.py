@@ -274,16 +274,16 @@ MUTANTS: tuple[Mutant, ...] = (
     one(
         "P5",
         "a refusal loses the TSD",
-        EXECUTOR,
-        "return _digested(entry, status, body, changes, True, old.expectation, old.tsd, failure)",
-        'return _digested(entry, status, body, changes, True, old.expectation, b"", failure)',
+        TRANSACTIONS,
+        "        if not outcome.is_kept:\n            self._set_expectation",
+        '        transaction.tsd = b""\n        if not outcome.is_kept:\n            self._set_expectation',
     ),
     one(
         "P5",
-        "a deadline acts although its expectation is over",
-        EXECUTOR,
-        "if transaction is None or transaction.expect_no != entry.msg_no:",
-        "if transaction is None:",
+        "the timer of an expectation that is over acts on the one after it",
+        TRANSACTIONS,
+        "            if self.is_waiting(txn_id, expect_no):\n                return",
+        "            if txn_id in self.open:\n                return",
     ),
     one(
         "P5",
@@ -308,13 +308,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.clock_ms = max(now_ms, self.clock_ms)",
     ),
     one(
-        "C2",
-        "a backup acks as applied what it has not executed",
-        BACKUP,
-        "            state.fifo.executed_seq,\n            state.durable_seq,",
-        "            state.fifo.last_seq,\n            state.durable_seq,",
-    ),
-    one(
         "J1",
         "a joiner that lost the first batch is never sent it again",
         ACTIVE,
@@ -325,8 +318,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "R1",
         "nothing is sent again after a broken link",
         ACTIVE,
-        "        peer.outstanding = 0\n        if not",
-        "        if not",
+        "        if not peer.is_joining or peer.match_received:\n",
+        "        if False:\n",
     ),
     one(
         "R2",

@@ -134,7 +134,7 @@ class SimNode(Node):
         disk: Disk,
         recorder: Recorder,
         on_release: Callable[[SimNode, Answer], None],
-        on_read: Callable[[SimNode, int], None],
+        on_read: Callable[[SimNode, Answer, int | None], None],
     ) -> None:
         self.process = process
         self.recorder = recorder
@@ -186,8 +186,8 @@ class SimNode(Node):
             is_readonly = self._is_readonly(message)
             if not is_readonly:
                 self._on_release(self, answer)
-            elif not stale and answer.status == Status.DONE:
-                self._on_read(self, arrived_us)
+            elif answer.status == Status.DONE:
+                self._on_read(self, answer, None if stale else arrived_us)
             self.recorder.released(self.me, message, answer, readonly=is_readonly, stale=stale)
 
     def _is_readonly(self, message: bytes) -> bool:

@@ -98,13 +98,24 @@ class Witness:
                     "V5", f"{node.me.name} releases in view {own.number} without {member.name} of {record.number}"
                 )
 
-    def on_read(self, node: SimNode, arrived_us: int) -> None:
-        """A read is answered: no member of the view had left for a later one when it came, as none acks a round then (V10)."""
+    def on_read(self, node: SimNode, answer: Answer, arrived_us: int | None) -> None:
+        """A read is answered: what it saw is held by all that the record calls in sync; one that came at *arrived_us* and is
+        not a stale read was proved after that (V10)."""
         assert node.replica is not None
+        for state in self._states(self.record):
+            if state.fifo.last_seq < answer.facts.seq:
+                self._tell(
+                    "V10", f"{node.name} shows seq {answer.facts.seq}, which {state.me.name}, in sync, does not hold"
+                )
         view = node.replica.state.view
-        for member in view.in_sync if view is not None else ():
+        if arrived_us is not None and view is not None:
+            self._check_barrier(node, view, arrived_us)
+
+    def _check_barrier(self, node: SimNode, view: View, arrived_us: int) -> None:
+        """No member of the view had left for a later one when the read came, as none acks a round then (V10)."""
+        for member in view.in_sync:
             for number, at_us in self._adopted.get(member.name, []) if member != node.me else ():
-                if number > view.number and at_us < arrived_us:  # type: ignore[union-attr]
+                if number > view.number and at_us < arrived_us:
                     self._tell(
                         "V10", f"{node.me.name} answers a read in its view, {member.name} had left for view {number}"
                     )
