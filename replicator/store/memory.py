@@ -50,6 +50,11 @@ class MemoryStore:
         """Up to where it was written; 0 before the first batch."""
         return 0 if self._position is None else self._position.seq
 
+    @property
+    def highest_seq(self) -> int:
+        """The latest change of a row that it holds. O(rows)."""
+        return max((stored.seq for stored in self._rows.values()), default=0)
+
     def copy(self) -> MemoryStore:
         """Return a store that holds what this one holds now."""
         other = MemoryStore()

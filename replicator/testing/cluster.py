@@ -136,6 +136,7 @@ class Cluster(Generic[S]):
             recorder=self.recorder,
             on_release=self.witness.on_release,
             on_read=self.witness.on_read,
+            on_ack=self.witness.on_ack,
         )
         self.nodes[name] = node
         process.deliver(node.start)

@@ -174,27 +174,6 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "is_alone = len(state.view.in_sync) == 1 if state.view is not None else False",
         "is_alone = not required",
     ),
-    Mutant(
-        "C5",
-        "a set is taken by a node that is in sync by now, whatever its digest",
-        (
-            Edit(JOINING, "if any(view.has(frame.sender) for view in self.active.pending):", "if False:"),
-            Edit(RECOVERY, "if self.source is not None and view.has(self.state.me):", "if False:"),
-            Edit(
-                RECOVERY,
-                '        assert state.role is Role.OUTSIDE, "a set is taken by a node that is outside"\n',
-                "",
-            ),
-            Edit(RECOVERY, "        if digest != final.digest:\n", "        if False:\n"),
-        ),
-    ),
-    one(
-        "C5",
-        "a set is taken before the disk holds what the node had itself",
-        RECOVERY,
-        "        if self.keeper.is_behind:\n            return\n        if self._is_applied:",
-        "        if self.keeper.is_writing:\n            return\n        if self._is_applied:",
-    ),
     one(
         "C6",
         "what the active does not have stays after a comparison",
@@ -223,13 +202,6 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         FIFO,
         "        self.held_by_all = min(self.held_by_all, seq)\n",
         "        self.held_by_all = seq\n",
-    ),
-    one(
-        "V1",
-        "an ack is taken as proof of entries that were never compared",
-        BACKUP,
-        "        if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:\n",
-        "        if False:\n",
     ),
     one(
         "S5",

@@ -25,7 +25,7 @@ SLOW_MS_MAX = 400
 #: While there is an echo: what part comes again, how much later, and how slow the arbiter is at most.
 ECHO_PART = 0.7
 ECHO_MS = 200
-#: How long a slow disk takes for a batch: microseconds.
+#: How long a slow disk takes for a batch: microseconds, at least and at most. A fault that lasts longer may hold it as long.
 SLOW_WRITE_US = (20_000, 600_000)
 
 
@@ -243,7 +243,7 @@ class Nemesis:
         if name in self.cluster.disks:
             self.cluster.recorder.fault("slow_disk", process=name, ms=fault.for_ms)
             disk = self.cluster.disks[name]
-            disk.write_us = SLOW_WRITE_US
+            disk.write_us = (SLOW_WRITE_US[0], max(SLOW_WRITE_US[1], fault.for_ms * 1_000))
             self._later(fault, lambda: setattr(disk, "write_us", WRITE_US))
 
     def _client_crash(self, fault: Fault) -> None:

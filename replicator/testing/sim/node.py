@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from replicator.config import Config
-from replicator.core.effects import Execute, Executed, Propose, Reply
-from replicator.core.messages import Status, split_message
+from replicator.core.effects import Execute, Executed, Propose, Reply, Send
+from replicator.core.messages import ForwardAck, Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver
@@ -100,7 +100,12 @@ class SimWriter:
         if self._disk.fails():
             self._failed(StorageError("the simulated disk cannot be written"))
             return
-        self._disk.store.write(batch)
+        store, goes_back = self._disk.store, batch.position.seq < self._disk.store.seq
+        store.write(batch)
+        if goes_back:  # a catch-up has undone something
+            assert store.highest_seq <= store.seq, (
+                "a row on the disk is of a later seq than the position: it will be refused"
+            )
         self._later(lambda: self._done(batch.position.seq))
 
     def close(self) -> None:
@@ -135,6 +140,7 @@ class SimNode(Node):
         recorder: Recorder,
         on_release: Callable[[SimNode, Answer], None],
         on_read: Callable[[SimNode, Answer, int | None], None],
+        on_ack: Callable[[SimNode, ForwardAck], None],
     ) -> None:
         self.process = process
         self.recorder = recorder
@@ -145,6 +151,8 @@ class SimNode(Node):
         notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
         super().__init__(config, name, service, platform=platform, folder=SimFolder(disk, process), notes=notes)
         self._performers[Propose] = self._propose
+        send = self._performers[Send]
+        self._performers[Send] = lambda effect: self._send(effect, send, on_ack)
         self._performers = {kind: self._counted(perform) for kind, perform in self._performers.items()}
 
     @property
@@ -173,6 +181,11 @@ class SimNode(Node):
     def _propose(self, effect: Propose) -> None:
         self.recorder.proposals.append(effect.view)
         self.arbiter.propose(effect.base, effect.view, effect.asked)
+
+    def _send(self, effect: Send, send: Callable[[Any], None], on_ack: Callable[[SimNode, ForwardAck], None]) -> None:
+        if isinstance(effect.frame, ForwardAck):
+            on_ack(self, effect.frame)
+        send(effect)
 
     def perform_reply(self, effect: Reply) -> None:
         """Answer a client, and write it down."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from replicator.core.messages import Answer, Facts, Level, Status
+from replicator.core.messages import Answer, Facts, ForwardAck, Level, Status
 from replicator.core.views import View
 from replicator.testing.arbiter import MemoryRegister
 from replicator.testing.sim.node import SimNode
@@ -120,6 +120,21 @@ class Witness:
                         "V10", f"{node.me.name} answers a read in its view, {member.name} had left for view {number}"
                     )
                     return
+
+    def on_ack(self, node: SimNode, ack: ForwardAck) -> None:
+        """A backup says up to where it holds what the active has forwarded: there its entry is the active's own (V8)."""
+        assert node.replica is not None
+        for other in self._nodes.values():
+            own = other.replica.state.view if other.replica is not None else None
+            if ack.problem or own is None or own.number != ack.view or own.active != other.me or other is node:
+                continue
+            assert other.replica is not None
+            held = node.replica.state.fifo.view_at(ack.received)
+            theirs = other.replica.state.fifo.view_at(ack.received)
+            if None not in (held, theirs) and held != theirs:
+                self._tell(
+                    "V8", f"{node.name} acks seq {ack.received} of view {held}, its active has that of view {theirs}"
+                )
 
     def _check_disks(self, node: SimNode, facts: Facts) -> None:
         """Alone and safe, what leaves is on the own disk (V4); at level durable, on the disk of every member of the view."""
