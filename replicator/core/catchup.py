@@ -204,7 +204,7 @@ class Source:
     def _go_round(self, session: Session) -> None:
         """All of a round is given: what changed meanwhile is the next, or, if it is little, is captured at this seq."""
         state = self.state
-        keys = [(each.table, each.key_bytes) for each in state.changes.beyond(session.round_seq)]
+        keys = state.changes.keys_beyond(session.round_seq)
         session.rounds += 1
         session.round_seq = state.fifo.executed_seq
         if len(keys) > state.rules.catchup_rows_max and session.rounds < ROUNDS_MAX:

@@ -14,6 +14,7 @@ Invariants (`check`): last seqs never fall along the list; every change after `l
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from enum import IntEnum
 from typing import NamedTuple
@@ -69,18 +70,24 @@ def coalesced(listed: Op, current: Op, *, never_left: bool = False) -> Op | None
     return result
 
 
+#: What one trim forgets at least, if there is so much: 2 ms.
+TRIM_KEYS = 4_096
+_END: tuple[tuple[int, bytes], tuple[int, int, int]] = ((0, b""), (0, 0, 1 << 63))
+
+
 class ChangeList:
     """What changed after `low`, oldest change first; at most *keys_max* entries: beyond that `low` rises (C6).
 
     What changed after `unsaved_from` is kept whatever the bound: the own disk is still to get it.
     """
 
-    __slots__ = ("_listed", "keys_max", "low", "unsaved_from")
+    __slots__ = ("_length", "_listed", "keys_max", "low", "unsaved_from")
 
     def __init__(self, keys_max: int) -> None:
         self.keys_max = keys_max
         self.low = 0
         self.unsaved_from = NOTHING_UNSAVED
+        self._length = 0  # after the last trim
         self._listed: OrderedDict[tuple[int, bytes], tuple[Op, int, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -143,19 +150,28 @@ class ChangeList:
         listed = self._listed
         if not listed or next(iter(listed.values()))[2] > seq:
             return list(listed)
-        return [(table, key_bytes) for table, key_bytes, _, _, _ in self.beyond(seq)]
+        newer = itertools.takewhile(lambda item: item[1][2] > seq, reversed(listed.items()))
+        found = [key for key, _ in newer]
+        found.reverse()
+        return found
 
     def trim(self, floor: int) -> None:
-        """Forget what every member is known to hold durably (C1). Amortised O(1) a change."""
+        """Forget what every member is known to hold durably (C1), the oldest first: `low` rises as far as that is done.
+
+        A member that comes level frees a long list at once; so that calls do not wait for it, one trim forgets no more than
+        `TRIM_KEYS` beyond what came since the last one.
+        """
         if floor <= self.low:
             return
-        self.low = floor
         listed = self._listed
-        while listed:
-            key, (_, _, last_seq) = next(iter(listed.items()))
+        for _ in range(TRIM_KEYS + max(0, len(listed) - self._length)):
+            key, (_, _, last_seq) = next(iter(listed.items()), _END)
             if last_seq > floor:
-                return
+                self.low = floor
+                break
             del listed[key]
+            self.low = max(self.low, last_seq)
+        self._length = len(listed)
 
     def restart(self, low: int) -> None:
         """Begin anew: nothing is known of changes up to *low*."""

@@ -103,8 +103,8 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "C4",
         "what changes during a catch-up does not come round again",
         CATCHUP,
-        "for each in state.changes.beyond(session.round_seq)]\n        session.rounds",
-        "for each in state.changes.beyond(1 << 62)]\n        session.rounds",
+        "keys = state.changes.keys_beyond(session.round_seq)",
+        "keys = state.changes.keys_beyond(1 << 62)",
     ),
     one(
         "C4",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core.changes import ChangeList, Op, coalesced
+from replicator.core.changes import TRIM_KEYS, ChangeList, Op, coalesced
 from replicator.errors import InternalError
 
 KEYS = [b"a", b"b", b"c", b"d"]
@@ -50,6 +50,7 @@ class Pair:
     def ship(self, failing: set[bytes]) -> None:
         """Reflect the present rows; those in *failing* fail, after which the position is not raised."""
         listed = self.changes.beyond(self.position)
+        assert self.changes.keys_beyond(self.position) == [(each.table, each.key_bytes) for each in listed]
         for each in listed:
             assert (each.op is Op.DELETE) == (each.key_bytes not in self.here)
             if each.key_bytes in failing:
@@ -95,6 +96,25 @@ def test_a_list_that_overflowed_says_so_instead_of_forgetting(steps: Any) -> Non
         assert pair.there == pair.here
     else:
         assert pair.changes.low > pair.position
+
+
+def test_a_long_list_is_forgotten_in_steps_while_new_changes_come() -> None:
+    """A member that comes level frees a long list: no call waits for all of it, and what stays listed is complete."""
+    changes = ChangeList(100_000)
+    for seq in range(1, 3 * TRIM_KEYS):
+        changes.record(0, b"%d" % seq, Op.UPDATE, seq)
+    floor, steps = changes.low + 3 * TRIM_KEYS - 10, 0
+    changes.trim(1)
+    while changes.low < floor:
+        before = len(changes)
+        changes.record(0, b"new%d" % steps, Op.UPDATE, 3 * TRIM_KEYS + steps)
+        changes.trim(floor)
+        steps += 1
+        assert before - len(changes) <= TRIM_KEYS
+        assert len(changes.beyond(changes.low)) == len(changes)
+        changes.check()
+    assert steps == 3
+    assert len(changes) == 9 + steps
 
 
 def test_the_operation_table_is_that_of_the_claims() -> None:
