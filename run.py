@@ -101,7 +101,7 @@ def become(*arguments: str) -> int:
     It stays in the caller's folder, so that `--report FILE` is where the caller means it; -P keeps that folder off the
     import path.
     """
-    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     os.execv(PYTHON, [str(PYTHON), "-P", *arguments])
 
 

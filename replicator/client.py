@@ -255,11 +255,11 @@ class Caller:
                 talk.conversation.settle(message, status)
 
     def _error(self, spec: HandlerSpec, message: bytes, answer: Answer) -> ReplicatorError:
-        error = error_of(spec.name, message, answer, timeout_ms=self._options.timeout_ms)
+        limit_ms = self._options.timeout_ms
+        error = error_of(spec.name, message, answer, timeout_ms=limit_ms)
+        error.__cause__ = getattr(answer, "cause", None)  # known where the handler ran in this process (testing.Local)
         if spec.readonly and isinstance(error, OutcomeUnknown):
-            return Unavailable(
-                f"{spec.name}: no answer within {self._options.timeout_ms} ms; it only reads, so ask again"
-            )
+            return Unavailable(f"{spec.name}: no answer within {limit_ms} ms; it only reads, so ask again")
         return error
 
 

@@ -149,7 +149,9 @@ class Backup:
         if outcome.digest != entry.digest:
             state.role = Role.DIVERGED
             keys = [f"{state.database.tables[each.table].name}[{each.key!r}]" for each in outcome.changes]
-            state.note("diverged", seq=entry.seq, txn=entry.txn_id.hex(), keys=", ".join(keys[:20]))
+            name = split_message(entry.message)[2]
+            shown = ", ".join(keys[:20]) or "none"
+            state.note("diverged", seq=entry.seq, message=str(name), txn=entry.txn_id.hex(), keys=shown)
             for frame in self._owed:
                 self._ack(frame, "diverged")
             self._owed.clear()

@@ -34,7 +34,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "takes_over_tail": ("INFO", "takes over the tail of {node}: entries {after} to {to}"),
     "conflict": ("WARNING", "node {node} holds entry {seq} of view {view}, which this view does not have"),
     "backup_problem": ("WARNING", "backup {node} answers {problem} at seq {seq}"),
-    "diverged": ("ERROR", "DIVERGED at seq {seq}, transaction {txn}: another outcome than the active's; rows: {keys}"),
+    "diverged": (
+        "ERROR",
+        "DIVERGED at seq {seq}: {message} of {txn} had another outcome than on the active; rows: {keys}",
+    ),
     "refused_stale_frame": ("INFO", "refused a frame of {sender} from old view {view}; ours is {ours}"),
     "new_incarnation": ("INFO", "node {node} has restarted"),
     "woke_up": ("WARNING", "was stopped or starved for {gap_ms} ms"),

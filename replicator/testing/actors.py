@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.client import submit, transaction, with_options
-from replicator.errors import OutcomeUnknown, Overloaded, ReplicatorError, TransactionError, Unavailable
+from replicator.errors import OutcomeUnknown, Overloaded, ReplicatorError, Unavailable, UsageError
 from replicator.testing.sim.process import Process
 
 Step = Future[Any] | float
@@ -66,7 +66,7 @@ class Caller:
 
 
 def run(process: Process, script: Script, ended: Callable[[], None] = lambda: None) -> None:
-    """Run a script in a process, until it ends or the process dies."""
+    """Run a script in a process, until it ends or the process dies. What else it raises comes out where time is moved on."""
 
     def advance(send: Callable[[], Step]) -> None:
         try:
@@ -74,7 +74,7 @@ def run(process: Process, script: Script, ended: Callable[[], None] = lambda: No
         except StopIteration:
             ended()
             return
-        except (Abandoned, ReplicatorError):
+        except Abandoned:
             ended()
             return
         if isinstance(step, Future):
@@ -95,7 +95,9 @@ def caller_script(caller: Caller, conversation: Callable[[Caller], Script], unti
     while not until():
         try:
             yield from conversation(caller)
-        except (Abandoned, TransactionError, ReplicatorError):
+        except UsageError:
+            raise  # a mistake of the script
+        except (Abandoned, ReplicatorError):
             caller.gone.append("")
         if caller.nap_part and caller.random.random() < caller.nap_part:
             yield caller.random.uniform(0.5, 1.5) * caller.nap_ms

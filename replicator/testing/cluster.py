@@ -75,9 +75,7 @@ class Cluster(Generic[S]):
         timing: TimingConfig | None = None,
         limits: LimitsConfig | None = None,
     ) -> None:
-        names = "abcdefgh"[:nodes] if isinstance(nodes, int) else nodes
-        if not 1 <= (nodes if isinstance(nodes, int) else len(nodes)) <= 8:
-            raise UsageError(f"a cluster has 1 to 8 nodes, got {nodes!r}")
+        names = _checked(service, nodes, ack, store, on_no_backup, distributors)
         self.service = service
         self.timeline = Timeline(seed)
         self.network = Network(self.timeline)
@@ -94,6 +92,7 @@ class Cluster(Generic[S]):
         self.network.repeating = {*names, "arbiter"}
         self.doomed: dict[str, int] = {}  # processes yet to be started that die before this effect
         self.met_their_end: set[str] = set()  # processes that have died before the effect meant for them
+        self._has_ended = False
         self._lives: dict[str, int] = {}
         self._client_count = 0
         self.start_arbiter()
@@ -106,8 +105,10 @@ class Cluster(Generic[S]):
 
     def _process(self, name: str) -> tuple[Process, SimPlatform]:
         """Make the next life of a process."""
+        self._refuse_after_the_end()
         former = self.processes.get(name)
-        assert former is None or not former.is_alive
+        if former is not None and former.is_alive:
+            raise UsageError(f"process {name!r} lives: crash it first, or choose another name")
         self._lives[name] = self._lives.get(name, 0) + 1
         process = Process(self.timeline, name, self._lives[name])
         if former is not None:
@@ -116,6 +117,18 @@ class Cluster(Generic[S]):
         process.on_death = lambda: self._on_death(process)
         self.processes[name] = process
         return process, SimPlatform(self.network, self.book, process)
+
+    def _known(self, *names: str) -> str:
+        """Return the first of *names*. Raises UsageError for one that no process has."""
+        self._refuse_after_the_end()
+        for name in names:
+            if name not in self.processes:
+                raise UsageError(f"no process {name!r}; there are: {', '.join(self.processes)}")
+        return names[0]
+
+    def _refuse_after_the_end(self) -> None:
+        if self._has_ended:
+            raise UsageError("this cluster has ended with its `with` block; history and transcript() can still be read")
 
     def _on_death(self, process: Process) -> None:
         self.recorder.say(process.name, "died", {})
@@ -165,6 +178,12 @@ class Cluster(Generic[S]):
 
         The client is a process named *name* ("client1", ...), which can be cut off, stopped and killed like any other.
         """
+        for each in (distributor, only):
+            self._known(each or "arbiter")
+        if only and only not in self.disks:
+            raise UsageError(f"only={only!r}: there are nodes {', '.join(self.disks)}")
+        if distributor and not distributor.startswith("distributor"):
+            raise UsageError(f"distributor={distributor!r} is none; make some with Cluster(..., distributors=2)")
         self._client_count += 1
         name = name or f"client{self._client_count}"
         process, platform = self._process(name)
@@ -192,23 +211,36 @@ class Cluster(Generic[S]):
         return self.timeline.now_ms
 
     def run(self, ms: float) -> None:
-        """Let virtual time pass."""
+        """Let virtual time pass. Raises UsageError for less than 0."""
+        self._refuse_after_the_end()
+        if not ms >= 0:
+            raise UsageError(f"time passes forward only: run({ms!r})")
         self.timeline.run_until(self.timeline.now_us + round(ms * 1000))
 
-    def run_until(self, claim: Callable[[], bool], ms: float) -> None:
-        """Let virtual time pass until *claim* holds, *ms* at most."""
+    def run_until(self, claim: Callable[[], bool], ms: float) -> bool:
+        """Let virtual time pass until *claim* holds, *ms* at most; return whether it does."""
+        self._refuse_after_the_end()
         end_us = self.timeline.now_us + round(ms * 1000)
         while not claim() and self.timeline.now_us < end_us:
             self.timeline.step()
+        return claim()
 
     def settle(self, ms: float = SETTLE_MS) -> None:
-        """Let time pass until all that lives is level and quiet. Raises AssertionError, with the transcript, after *ms*."""
+        """Let time pass until all that lives is level and quiet. Raises AssertionError, with the transcript, after *ms*, or
+        at once if a node has diverged."""
+        self._refuse_after_the_end()
         end_us = self.timeline.now_us + round(ms * 1000)
         while self.timeline.now_us < end_us:
+            self._refuse_divergence()
             if self.is_settled():
                 return
             self.run(20)
         raise AssertionError(f"not settled after {ms} ms: {self._why_not()}\n{self.recorder.transcript(80)}")
+
+    def _refuse_divergence(self) -> None:
+        """A node that has come to another outcome than its active never gets level by itself (P7)."""
+        for rule, text in self.recorder.history.witnessed:
+            assert rule != "P7", f"{text}\n{self.recorder.transcript(40)}"
 
     def is_settled(self) -> bool:
         """Whether one node serves, all that can be in sync are and are level, and no call waits."""
@@ -226,6 +258,8 @@ class Cluster(Generic[S]):
             state = self.replica(other).state if self.nodes[other].replica is not None else None
             if state is None or (state.role is Role.OUTSIDE and not self.replica(other).council.joining.because):
                 return f"node {other} is not in yet"
+            if state.role is Role.DIVERGED:
+                return f"node {other} has diverged"
             if self.replica(other).council.proposal is not None:
                 return f"what node {other} has proposed is not settled"
             if other != name and state.role in (Role.ACTIVE, Role.OPENING):
@@ -262,6 +296,9 @@ class Cluster(Generic[S]):
 
     def replica(self, name: str) -> Any:
         """A node's replica."""
+        self._known(name)
+        if name not in self.nodes:
+            raise UsageError(f"{name} is no node; there are: {', '.join(self.nodes)}")
         replica = self.nodes[name].replica
         assert replica is not None, f"node {name} has not read the record yet"
         return replica
@@ -300,6 +337,7 @@ class Cluster(Generic[S]):
 
     def check(self, model: Any = None) -> None:
         """Run every checker, and every replica's own. Raises AssertionError with all violations."""
+        self._refuse_after_the_end()
         for name in self.living():
             if self.nodes[name].replica is not None:
                 self.replica(name).check()
@@ -310,12 +348,12 @@ class Cluster(Generic[S]):
 
     def crash(self, name: str) -> None:
         """kill -9."""
-        self.recorder.fault("crash", process=name)
+        self.recorder.fault("crash", process=self._known(name))
         self.processes[name].die()
 
     def restart(self, name: str) -> None:
         """Start a dead process again: a node comes back empty, with its data folder."""
-        self.recorder.fault("restart", process=name)
+        self.recorder.fault("restart", process=self._known(name))
         if name in self.disks:
             self.start_node(name)
         elif name == "arbiter":
@@ -325,16 +363,18 @@ class Cluster(Generic[S]):
 
     def stop(self, name: str) -> None:
         """SIGSTOP: it does nothing, and what comes for it waits."""
-        self.recorder.fault("stop", process=name)
+        self.recorder.fault("stop", process=self._known(name))
         self.processes[name].stop()
 
     def resume(self, name: str) -> None:
         """SIGCONT."""
-        self.recorder.fault("resume", process=name)
+        self.recorder.fault("resume", process=self._known(name))
         self.processes[name].go_on()
 
     def partition(self, one: str, other: str, *, one_way: bool = False) -> None:
         """Let nothing through from *one* to *other*, and, unless *one_way*, back."""
+        if self._known(one, other) == other:
+            raise UsageError(f"partition({one!r}, {other!r}): no process is cut off from itself")
         self.recorder.fault("cut", source=one, target=other, one_way=one_way)
         self.network.cut(one, other)
         if not one_way:
@@ -342,7 +382,7 @@ class Cluster(Generic[S]):
 
     def isolate(self, name: str, *, clients_too: bool = False) -> None:
         """Cut a process off from all nodes and the arbiter; and from clients and distributors if *clients_too*."""
-        self.recorder.fault("isolate", process=name, clients_too=clients_too)
+        self.recorder.fault("isolate", process=self._known(name), clients_too=clients_too)
         for other in self.processes:
             if other != name and (clients_too or other in self.nodes or other == "arbiter"):
                 self.network.cut(name, other)
@@ -356,17 +396,20 @@ class Cluster(Generic[S]):
 
     def slow(self, one: str, other: str, *, ms: float) -> None:
         """Let every message between two processes take this much longer."""
-        self.recorder.fault("slow", one=one, other=other, ms=ms)
+        if not ms >= 0:
+            raise UsageError(f"slow(..., ms={ms!r}): give 0 or more")
+        self.recorder.fault("slow", one=self._known(one, other), other=other, ms=ms)
         for pair in ((one, other), (other, one)):
             self.network.weather.slow_us[pair] = round(ms * 1000)
 
     def reset(self, one: str, other: str) -> None:
         """Break the connections between two processes."""
+        self._known(one, other)
         self.recorder.fault("reset", one=one, other=other, count=self.network.reset(one, other))
 
     def jump_clock(self, name: str, *, ms: int) -> None:
         """Let a process's wall clock jump."""
-        self.recorder.fault("jump", process=name, ms=ms)
+        self.recorder.fault("jump", process=self._known(name), ms=ms)
         self.processes[name].skew_ms += ms
         self.recorder.skew_ms_max = max(self.recorder.skew_ms_max, self.processes[name].skew_ms)
 
@@ -381,15 +424,37 @@ class Cluster(Generic[S]):
         self.book.is_up = True
 
     def __enter__(self) -> Self:
-        if len(self.nodes) > 1:
-            self.settle()
+        self.settle()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._has_ended = True
         for process in self.processes.values():
             process.is_alive = False
+
+
+def _checked(service: object, nodes: int | str, ack: str, store: str, on_no_backup: str, distributors: int) -> str:
+    """Return the names of the nodes. Raises UsageError for what no deployment can be."""
+    names = "abcdefgh"[: max(0, nodes)] if isinstance(nodes, int) else nodes
+    is_whole = isinstance(nodes, str) or nodes == len(names)
+    if not (is_whole and 2 <= len(names) <= 8 and names.isalnum() and len(set(names)) == len(names)):
+        raise UsageError(
+            f'a cluster has 2 to 8 nodes: give their number, or their letters, such as "xyz"; got {nodes!r}'
+        )
+    if not (isinstance(service, type) and issubclass(service, Service)):
+        raise UsageError(f"Cluster takes a class of handlers (a Service), got {service!r:.80}")
+    for name, value, known in (
+        ("ack", ack, ("async", "received", "applied", "durable")),
+        ("store", store, ("sqlite", "memory")),
+        ("on_no_backup", on_no_backup, ("continue", "stop")),
+    ):
+        if value not in known:
+            raise UsageError(f"{name}={value!r} is unknown; it is one of {', '.join(known)}")
+    if distributors < 0:
+        raise UsageError(f"distributors={distributors}: give 0 or more")
+    return names
 
 
 def _counted(process: Process, function: Callable[..., None]) -> Callable[..., None]:

@@ -31,7 +31,7 @@ def play(
     """Fill the tables, let *callers* converse for *seconds*, repeat what is not known, audit; return the calls and what is wrong.
 
     *on_half* is called when half of the time is over: tests kill a node there. Raises ReplicatorError if the deployment cannot be
-    reached or does not answer, and AssertionError if a caller hangs.
+    reached or does not answer, UsageError for a mistake of the workload, and AssertionError if a caller hangs.
     """
     book, over = real_book(), threading.Event()
 
@@ -54,6 +54,9 @@ def play(
     for thread in threads:
         thread.join(LAST_S)
         assert not thread.is_alive(), "a caller hangs"
+    for each in everyone:
+        if each.mistake is not None:
+            raise each.mistake
     over.clear()
     known = {(call.txn_id, call.msg_no) for call in book.history.calls if call.is_final or call.status == "refused"}
     for ids, message in list(book.messages.items()):

@@ -62,11 +62,16 @@ class Local(Generic[S]):
 
     `client`: the client object, as `connect` gives it; `now_ms`: the wall clock, may be set; `advance(ms)`: lets time pass, and
     deadlines with it; `tables`: the committed tables, readable; `load(table, rows)`: puts rows there before the first call.
+    What a handler raised is the `__cause__` of the HandlerFailed that its caller gets.
     """
 
     def __init__(self, service: type[S], *, seed: int = 0, now_ms: int = START_MS, rules: Rules | None = None) -> None:
+        if not (isinstance(service, type) and issubclass(service, Service)):
+            raise UsageError(f"Local takes a class of handlers (a Service), got {service!r:.80}")
         self.service = service
         self.now_ms = now_ms
+        self._failure: BaseException | None = None  # what the last handler raised
+        self._diverged = ""  # what differed, once something has
         self._elapsed_ms = 1_000
         self._random = random.Random(seed)
         self._rules = rules or Rules()
@@ -103,6 +108,9 @@ class Local(Generic[S]):
         self, message: bytes, on_answer: Callable[[Answer], None], *, timeout_ms: int, ack: int, flags: int
     ) -> None:
         """Do one message; *on_answer* is called before this returns."""
+        if self._diverged:
+            raise Divergence(f"the two copies differ already, make another Local: {self._diverged}")
+        self._failure = None
         self._tokens += 1
         self._answers[self._tokens] = on_answer
         self._tick()
@@ -126,18 +134,26 @@ class Local(Generic[S]):
             effect = queue.popleft()
             if type(effect) is Execute:
                 outcome = self._replica.execute(effect)
+                self._failure = outcome.failure
                 self._compare(effect.entry, outcome)
                 queue.extend(self._replica.step(Executed(effect.entry, outcome)))
             elif type(effect) is ExecuteRead:
-                queue.extend(self._replica.step(ReadDone(effect, self._replica.execute_read(effect))))
+                read = self._replica.execute_read(effect)
+                self._failure = read.failure
+                queue.extend(self._replica.step(ReadDone(effect, read)))
             elif type(effect) is Reply:
                 assert type(effect.token) is int
-                self._answers.pop(effect.token)(effect.answer)
+                answer = LocalAnswer(*effect.answer)
+                answer.cause = self._failure
+                self._answers.pop(effect.token)(answer)
             elif type(effect) is Halt:
                 raise Divergence(f"the local replica halted: {effect.reason}")
 
     def advance(self, ms: int) -> None:
-        """Let time pass; the deadlines of that time come in their order. Raises Divergence if the copies differ."""
+        """Let time pass; the deadlines of that time come in their order. Raises Divergence if the copies differ, UsageError
+        unless *ms* is a whole number of milliseconds, 0 or more."""
+        if type(ms) is not int or ms < 0:
+            raise UsageError(f"advance() takes a whole number of milliseconds, 0 or more, got {ms!r}")
         end_ms = self.now_ms + ms
         while True:
             due_ms = self._replica.state.transactions.next_deadline_ms
@@ -158,7 +174,8 @@ class Local(Generic[S]):
         other = twin.execute(_again(entry), self._replica)
         if other.digest != outcome.digest:
             self._twin = None
-            raise Divergence(_difference(entry, outcome, other, state.database))
+            self._diverged = _difference(entry, outcome, other, state.database)
+            raise Divergence(self._diverged)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -190,6 +207,12 @@ class Local(Generic[S]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class LocalAnswer(Answer):
+    """An answer of a handler that ran in this process: what it raised becomes the cause of the caller's error."""
+
+    cause: BaseException | None = None
 
 
 class _Twin:

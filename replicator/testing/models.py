@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -47,9 +47,11 @@ class Model(Protocol):
 
 
 def replayed(history: History, model: Model) -> Iterable[str]:
-    """Every answer is what the model says, in the order of the log; every deadline could come where it came."""
+    """Every answer is what the model says, in the order of the log; every deadline could come where it came; every query shows
+    the state at the seq that its answer tells."""
     openings = {done.txn_id: _call_of(done) for done in history.final if done.kind == "message" and done.msg_no == 1}
     states: dict[str, Any] = {}
+    reads = _reads_by_key(history, model)
     for done in history.final:
         call = _call_of(done)
         opening = openings.get(done.txn_id)
@@ -57,11 +59,36 @@ def replayed(history: History, model: Model) -> Iterable[str]:
         if key is None or (done.kind == "deadline" and not done.body):
             continue
         state = states[key] if key in states else model.initial(key)
+        yield from _wrong_reads(model, state, reads.get(key), done.seq)
         ways = [way for way in model.step(state, call) if way[1] == call.status and same_value(way[2], call.value)]
         if not ways:
             yield f"seq {done.seq}: {name_of(done)} gave {call.status} {call.value!r}, the model does not from {state!r:.200}"
             return
         states[key] = ways[0][0]
+    for key, left in reads.items():
+        yield from _wrong_reads(
+            model, states[key] if key in states else model.initial(key), left, history.final[-1].seq + 1
+        )
+
+
+def _reads_by_key(history: History, model: Model) -> dict[str, deque[Call]]:
+    """Return each key's answered queries in the order of the seqs that they show."""
+    by_key: dict[str, deque[Call]] = defaultdict(deque)
+    for call in sorted((each for each in history.calls if each.readonly and each.is_final), key=lambda each: each.seq):
+        key = model.key(call, call)
+        if key is not None:
+            by_key[key].append(call)
+    return by_key
+
+
+def _wrong_reads(model: Model, state: Any, reads: deque[Call] | None, before_seq: int) -> Iterable[str]:
+    """Take the queries that show a seq before this one; tell of those that the model does not answer so from *state*."""
+    while reads and reads[0].seq < before_seq:
+        call = reads.popleft()
+        if not any(
+            status == call.status and same_value(value, call.value) for _, status, value in model.step(state, call)
+        ):
+            yield f"{name_of(call)} showed {call.status} {call.value!r} at seq {call.seq}, the model does not from {state!r:.200}"
 
 
 def ordered(history: History, model: Model) -> Iterable[str]:

@@ -10,12 +10,11 @@ import ast
 import functools
 import importlib
 import inspect
-import multiprocessing
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from replicator.errors import UsageError
 from replicator.testing.faults import draw
 from replicator.testing.mutants import MUTANTS
 from replicator.testing.planting import Edit, Mutant
+from replicator.testing.simulate import workers
 from replicator.testing.simulator import simulate
 from replicator.testing.workloads import find
 
@@ -130,9 +130,11 @@ def hunt(mutant: Mutant, seeds: int, until_s: float) -> Found:
 def run_mutants(seeds: int, minutes: float, jobs: int, only: str) -> int:
     """Hunt all mutants whose names contain *only*; print the table; 0 if each was found."""
     mutants = [mutant for mutant in MUTANTS if only.lower() in f"{mutant.rule} {mutant.name}".lower()]
+    if not mutants:
+        raise UsageError(f"--only {only}: no planted bug has that in its rule or name")
     until_s = time.time() + minutes * 60
     found: list[Found] = []
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with workers(jobs) as pool:
         futures = [pool.submit(hunt, mutant, seeds, until_s) for mutant in mutants]
         for future in as_completed(futures):
             each = future.result()

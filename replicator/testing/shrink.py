@@ -1,8 +1,8 @@
 """Own the making smaller of a failing run: fewer faults, less time, a calmer network, as long as it still fails.
 
-First the shortest prefix of the list of faults (by halving), then each fault left out in turn, then the network's own faults.
-Leaving something out changes what follows, so the result is the smallest *found*, not the smallest there is; and another checker
-may be the first to see it. Only what does not settle is kept apart from what is wrong.
+First without any, then the shortest prefix of the list of faults (by halving), then each fault left out in turn, then the
+network's own faults. Leaving something out changes what follows, so the result is the smallest *found*, not the smallest there
+is; and another checker may be the first to see it. Only what does not settle is kept apart from what is wrong.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def reduced(options: Options, kept: list[int], *, is_calm: bool) -> Options:
     faults = [options.faults[number] for number in kept]
     weather = replace(options.weather, loss=0.0, repeat=0.0, tail_part=0.0) if is_calm else options.weather
     last_ms = max((fault.at_ms + fault.for_ms for fault in faults), default=0)
-    is_whole = len(kept) == len(options.faults)
+    is_whole = not faults or len(kept) == len(options.faults)
     safety_ms = options.safety_ms if is_whole else min(options.safety_ms, last_ms + REST_MS)
     return replace(options, faults=faults, weather=weather, safety_ms=safety_ms)
 
@@ -58,7 +58,10 @@ def shrink(options: Options, workload: Workload, failing: Report, *, tries_max: 
         best.report, best.kept, best.is_calm = report, kept, is_calm
         return True
 
-    low, high = 0, len(best.kept)
+    if fails([], is_calm=False):  # it has nothing to do with faults
+        fails([], is_calm=True)
+        return best
+    low, high = 1, len(best.kept)
     while low < high:
         middle = (low + high) // 2
         if fails(list(range(middle)), is_calm=False):

@@ -14,13 +14,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, UsageError
 from replicator.testing.faults import draw
 from replicator.testing.shrink import reduced, shrink
 from replicator.testing.simulator import Report, simulate
@@ -107,14 +109,13 @@ def chunks(first: int, seeds: int | None) -> Iterator[tuple[int, int]]:
         done += count
 
 
-def play(first: int, seeds: int | None, minutes: float | None, jobs: int, service: str) -> Totals:
-    """Play seeds on *jobs* processes, with progress; stops at the time limit."""
-    totals = Totals()
+def play(totals: Totals, first: int, seeds: int | None, minutes: float | None, jobs: int, service: str) -> None:
+    """Play seeds on *jobs* processes into *totals*, with progress; stops at the time limit."""
     end_s = None if minutes is None else totals.began_s + minutes * 60
     todo = chunks(first, seeds)
     pending: set[Future[list[Report]]] = set()
     progress = Progress()
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with workers(jobs) as pool:
         while True:
             while len(pending) < jobs * 2 and (end_s is None or time.monotonic() < end_s):
                 chunk = next(todo, None)
@@ -132,7 +133,28 @@ def play(first: int, seeds: int | None, minutes: float | None, jobs: int, servic
                         print(f"seed {report.seed} FAILED: {report.failures[0]}", flush=True)
             progress.show(totals.line(), None if seeds is None else totals.seeds / seeds)
     progress.clear()
-    return totals
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Make a pool of processes, none of which is left behind however the block ends."""
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    raise Terminated
 
 
 class Progress:
@@ -176,6 +198,8 @@ def play_one(seed: int, service: str, kept: list[int] | None, *, is_calm: bool, 
     """Play one seed, and tell all; the exit status."""
     options = draw(seed)
     print(options.describe())
+    if kept and max(kept) >= len(options.faults):
+        raise UsageError(f"--kept {max(kept)}: seed {seed} has {len(options.faults)} faults, counted from 0")
     if kept is not None or is_calm:
         options = reduced(options, list(range(len(options.faults))) if kept is None else kept, is_calm=is_calm)
     report = simulate(options, find(service))
@@ -192,17 +216,42 @@ def play_one(seed: int, service: str, kept: list[int] | None, *, is_calm: bool, 
     return 1 if report.failures else 0
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"give a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"give minutes, more than 0, not {text!r}")
+    return minutes
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [] if text == "none" else text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"give numbers of faults, such as 0,3,7, or none, not {text!r}")
+    return [int(part) for part in parts]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="run.py simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--seeds", type=int, help="how many seeds (default 200)")
+    made.add_argument("--seeds", type=_count, help="how many seeds (default 200)")
     made.add_argument("--seed", type=int, help="one seed; with --seeds or --minutes the first one")
-    made.add_argument("--minutes", type=float, help="stop after this many minutes")
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    made.add_argument("--minutes", type=_minutes, help="stop after this many minutes")
+    made.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, help="processes (default: all cores)")
     made.add_argument("--service", default="registers", help=f"{', '.join(KNOWN)}, or module:NAME of a Workload")
-    made.add_argument("--kept", help="with --seed: only these faults of its list, such as 0,3,7, or none")
+    made.add_argument(
+        "--kept", type=_numbers, help="with --seed: only these faults of its list, such as 0,3,7, or none"
+    )
     made.add_argument("--calm", action="store_true", help="with --seed: the network loses, repeats and delays nothing")
     made.add_argument("--quiet", action="store_true", help="with --seed: do not list the faults")
     made.add_argument("--mutants", action="store_true", help="plant the known bugs; each must be found")
@@ -212,24 +261,33 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0: nothing found, 1: something was, 2: wrong use, 130: interrupted."""
-    given = parser().parse_args(arguments)
+    made = parser()
+    given = made.parse_args(arguments)
+    is_one = given.seed is not None and given.seeds is None and given.minutes is None and not given.mutants
+    if (given.kept is not None or given.calm or given.quiet) and not is_one:
+        made.error("--kept, --calm and --quiet go with --seed N alone: they are about one seed")
+    if given.only is not None and not given.mutants:
+        made.error("--only goes with --mutants")
+    totals = Totals()
+    former = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         find(given.service)
         if given.mutants:
             from replicator.testing.mutation import run_mutants
 
             return run_mutants(given.seeds or 2_000, given.minutes or 20.0, given.jobs, given.only or "")
-        if given.seed is not None and given.seeds is None and given.minutes is None:
-            kept = None if given.kept is None else [int(each) for each in given.kept.split(",") if each != "none"]
-            return play_one(given.seed, given.service, kept, is_calm=given.calm, is_quiet=given.quiet)
+        if is_one:
+            return play_one(given.seed, given.service, given.kept, is_calm=given.calm, is_quiet=given.quiet)
         seeds = given.seeds if given.seeds is not None or given.minutes is not None else 200
-        totals = play(given.seed or 0, seeds, given.minutes, max(1, given.jobs), given.service)
-    except KeyboardInterrupt:
-        print("interrupted")
-        return 130
-    except (ReplicatorError, ValueError) as error:
+        play(totals, given.seed or 0, seeds, given.minutes, given.jobs, given.service)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted after {totals.line()}")
+        return 143 if isinstance(interrupt, Terminated) else 130
+    except ReplicatorError as error:
         sys.stderr.write(f"simulate: {error}\n")
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, former)
     print(totals.summary())
     for report in totals.failed[:SHRUNK_MAX]:
         show_failure(report, given.service)

@@ -5,7 +5,6 @@ The scripts are those of the simulator (actors.py); here a future is waited for,
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 from replicator.client import Caller as ClientCaller
 from replicator.client import Connection, Lane, Way, connect
 from replicator.core.messages import Answer, split_message
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, UsageError
 from replicator.service import Service, invoker_of
 from replicator.testing.actors import Abandoned, Caller, Script
 from replicator.testing.calls import CallBook
@@ -97,6 +96,7 @@ class RealCaller:
         self, workload: Workload, config: Path, book: CallBook, name: str, seed: str, over: threading.Event, **more: Any
     ) -> None:
         self._over = over
+        self.mistake: UsageError | None = None
         timeout_s = more.pop("timeout_s", 2.0)
         distributor = more.pop("distributor", "embedded")
         self._connection = connect(workload.service, config, timeout_s=timeout_s, distributor=distributor)
@@ -128,10 +128,16 @@ class RealCaller:
                 send = lambda: script.send(None)  # noqa: E731
 
     def converse(self, conversation: Callable[[Caller], Script]) -> None:
-        """One conversation after the other, until it is over; refusals and failures are part of the game."""
+        """One conversation after the other, until it is over; refusals and failures are part of the game, a `mistake` of the
+        script ends it."""
         while not self._over.is_set():
-            with contextlib.suppress(Abandoned, ReplicatorError):  # the book has it
+            try:
                 self.play(conversation(self.caller))
+            except UsageError as error:
+                self.mistake = error
+                return
+            except (Abandoned, ReplicatorError):
+                pass  # the book has it
             self._over.wait(self.caller.random.expovariate(1_000 / self.caller.think_ms))
 
     def repeat(self, message: bytes, *, timeout_ms: int = 10_000) -> Answer:

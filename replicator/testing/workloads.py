@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from replicator.client import transaction
@@ -38,10 +40,12 @@ class Workload:
 
 
 def find(name: str) -> Workload:
-    """Return a workload by its short name or as "module:NAME". Raises UsageError."""
-    where, colon, attribute = KNOWN.get(name, name).partition(":")
+    """Return a workload by its short name or as "module:NAME", on the Python path or in this folder. Raises UsageError."""
+    where, _, attribute = KNOWN.get(name, name).partition(":")
+    if name not in KNOWN and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
-        workload = getattr(importlib.import_module(where), attribute) if colon else None
+        workload = getattr(importlib.import_module(where), attribute) if where and attribute else None
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--service {name}: {error}") from error
     if not isinstance(workload, Workload):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -172,10 +173,61 @@ def test_what_a_checker_would_find_fails_the_test() -> None:
 
 def test_bad_use_is_told() -> None:
     """Too many nodes; a client whose process is dead."""
-    with pytest.raises(UsageError, match="1 to 8 nodes"):
-        Cluster(Bank, nodes=9)
+    for nodes in (9, 1, -1, "aa", "a,b"):
+        with pytest.raises(UsageError, match="2 to 8 nodes"):
+            Cluster(Bank, nodes=nodes)
+    for wrong in ({"store": "disk"}, {"ack": "none"}, {"on_no_backup": "x"}, {"distributors": -1}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            Cluster(Bank, **wrong)
+    with pytest.raises(UsageError, match="a class"):
+        Cluster(Bank())  # type: ignore[arg-type]
     with Cluster(Bank, nodes=2, seed=12) as cluster:
         bank = cluster.connect(name="me")
         cluster.crash("me")
         with pytest.raises(UsageError, match="dead"):
             bank.deposit(owner="x", cents=1)
+
+
+def test_a_misspelt_process_is_told_and_no_fault_is_played() -> None:
+    """Else a test would be green without the fault that it is about."""
+    with Cluster(Bank, nodes=2, seed=12) as cluster:
+        for verb in (cluster.crash, cluster.restart, cluster.stop, cluster.resume, cluster.isolate, cluster.replica):
+            with pytest.raises(UsageError, match=r"no process 'd'; there are: arbiter, a, b"):
+                verb("d")
+        wrong: list[Callable[[], object]] = [
+            lambda: cluster.partition("A", "b"),
+            lambda: cluster.partition("a", "a"),
+            lambda: cluster.slow("a", "distribtor1", ms=5),
+            lambda: cluster.slow("a", "b", ms=-5),
+            lambda: cluster.reset("a", "q"),
+            lambda: cluster.jump_clock("d", ms=5),
+            lambda: cluster.connect(only="q"),
+            lambda: cluster.connect(distributor="dist1"),
+            lambda: cluster.connect(distributor="a"),
+            lambda: cluster.restart("a"),
+            lambda: cluster.run(-1),
+        ]
+        for call in wrong:
+            with pytest.raises(UsageError):
+                call()
+        assert "cut" not in cluster.transcript()
+
+
+def test_a_cluster_that_has_ended_says_so() -> None:
+    """What comes after the block is not played in silence; what happened can still be read."""
+    with Cluster(Bank, nodes=2, seed=12) as cluster:
+        cluster.connect().deposit(owner="x", cents=1)
+    for verb in (cluster.settle, cluster.check, cluster.connect, lambda: cluster.crash("a"), lambda: cluster.run(1)):
+        with pytest.raises(UsageError, match="has ended"):
+            verb()
+    assert cluster.history.calls
+    assert cluster.transcript()
+
+
+def test_whether_a_claim_came_true_is_told() -> None:
+    """`run_until` says so, and when it says no the time has passed."""
+    with Cluster(Bank, nodes=2, seed=12) as cluster:
+        before_ms = cluster.now_ms
+        assert not cluster.run_until(lambda: False, 50)
+        assert cluster.now_ms >= before_ms + 50
+        assert cluster.run_until(lambda: True, 50)

@@ -128,7 +128,7 @@ class SimWay:
         process: Process,
         platform: SimPlatform,
         recorder: Recorder,
-        wait: Callable[[Callable[[], bool], float], None],
+        wait: Callable[[Callable[[], bool], float], bool],
         *,
         distributor: str = "",
         only: str = "",

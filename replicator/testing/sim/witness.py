@@ -164,6 +164,12 @@ class Witness:
             self._tell("C1", f"what {name} was given as the difference would not make it equal")
         if event == "halted" and "damage" in str(facts["reason"]) and not self._recorder.faults["damage"]:
             self._tell("S4", f"{name} cannot use what it had written itself: {facts['reason']}")
+        if event == "diverged":
+            self._tell(
+                "P7",
+                f"{facts['message']} at seq {facts['seq']} is not deterministic: {name} came to another outcome than its "
+                f"active; rows: {facts['keys']}",
+            )
         if event == "conflict":
             self._tell("V7", f"{facts['node']}, in sync, holds entry {facts['seq']}, which {name} lacks")
 
