@@ -38,7 +38,7 @@ NODES = ("a", "b")
 #: The product's default lets a returning node replay up to 1,000 messages instead of taking changed rows, which is as good
 #: for a node. Here it would be away for about as many, and the story would be another one each time. Not lower: while it
 #: takes the rows, messages go on, and it must be given those few as messages.
-LIMITS = {"join_entries_max": 1}
+LIMITS = {"join_entries_max": 100}
 #: Clients shared by all callers: as many as telephone switches.
 CLIENTS = 4
 #: Deadline of one message in the client. A failover takes well under a second; after this the caller repeats it.
