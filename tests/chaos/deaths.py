@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from replicator.testing.deployment import Deployment, NodeStatus
 from tests.chaos.schedule import Plan, Step
 
+#: How long a killed process may take to be gone on a busy machine: 5 s were too few once.
+KILLED_S = 30.0
+
 
 def leader(lines: Sequence[NodeStatus]) -> NodeStatus | None:
     """Return the line of the active of the highest view; None if no node says that it is."""
@@ -86,7 +89,7 @@ class Deaths:
     def _kill(self, name: str, back_s: float) -> None:
         if name not in self.dead:
             self.deployment.kill(name)
-            self.deployment.wait_for_end(name)
+            self.deployment.wait_for_end(name, timeout_s=KILLED_S)
         self.returns = [each for each in self.returns if each[1] != name]
         self.returns.append((back_s, name))
         self.last = name
