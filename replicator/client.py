@@ -12,6 +12,7 @@ Threads may share a client. A transaction carries one message at a time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -257,7 +258,8 @@ class Caller:
     def _error(self, spec: HandlerSpec, message: bytes, answer: Answer) -> ReplicatorError:
         limit_ms = self._options.timeout_ms
         error = error_of(spec.name, message, answer, timeout_ms=limit_ms)
-        error.__cause__ = getattr(answer, "cause", None)  # known where the handler ran in this process (testing.Local)
+        if (cause := getattr(answer, "cause", None)) is not None:  # the handler ran in this process (testing.Local)
+            error.__cause__ = cause
         if spec.readonly and isinstance(error, OutcomeUnknown):
             return Unavailable(f"{spec.name}: no answer within {limit_ms} ms; it only reads, so ask again")
         return error
@@ -312,10 +314,8 @@ def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:
 def _txn_id_of(given: str) -> bytes:
     """Turn 32 hexadecimal digits (an id as errors and replies show it) or any other name into an id."""
     if len(given) == 32:
-        try:
+        with contextlib.suppress(ValueError):
             return bytes.fromhex(given)
-        except ValueError:
-            return named_txn_id(given)
     if not given:
         raise UsageError("txn_id: an empty text names no transaction")
     return named_txn_id(given)

@@ -104,6 +104,8 @@ class BankModel:
                 reserved[txn] = (given["source"], given["cents"])
                 return "done", balances[given["source"]]
             case "balance":
+                if given["owner"] not in balances:
+                    return "aborted", ["unknown account", {"owner": given["owner"]}]
                 return "done", balances[given["owner"]]
             case "totals":
                 return "done", [len(balances), sum(balances.values()), sum(cents for _, cents in reserved.values())]

@@ -286,8 +286,7 @@ class Active:
         if state.rules.is_durable:
             floor = min(floor, state.written_seq)
         self.floor = max(0, floor)
-        if floor > state.changes.low:
-            state.changes.trim(floor)
+        state.changes.trim(floor)
 
     def _forward(self, peer: Peer) -> None:
         state = self.state

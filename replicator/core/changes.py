@@ -87,7 +87,7 @@ class ChangeList:
         self.keys_max = keys_max
         self.low = 0
         self.unsaved_from = NOTHING_UNSAVED
-        self._length = 0  # after the last trim
+        self._length = 0  # at the last trim; what a catch-up or a restart lists is not new either
         self._listed: OrderedDict[tuple[int, bytes], tuple[Op, int, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -114,6 +114,7 @@ class ChangeList:
         """List a row taken over from another node, whatever was listed before (C1)."""
         self._listed[(table, key_bytes)] = (op, first_seq, last_seq)
         self._listed.move_to_end((table, key_bytes))
+        self._length = len(self._listed)
         if len(self._listed) > self.keys_max:
             self._drop_oldest()
 
@@ -158,12 +159,13 @@ class ChangeList:
     def trim(self, floor: int) -> None:
         """Forget what every member is known to hold durably (C1), the oldest first: `low` rises as far as that is done.
 
-        A member that comes level frees a long list at once; so that calls do not wait for it, one trim forgets no more than
-        `TRIM_KEYS` beyond what came since the last one.
+        For each turn, whether or not the floor has risen: a member that comes level frees a long list at once, and so that
+        calls do not wait for it, one trim forgets no more than `TRIM_KEYS` beyond what came since the last one.
         """
-        if floor <= self.low:
-            return
         listed = self._listed
+        if floor <= self.low:
+            self._length = len(listed)
+            return
         for _ in range(TRIM_KEYS + max(0, len(listed) - self._length)):
             key, (_, _, last_seq) = next(iter(listed.items()), _END)
             if last_seq > floor:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from replicator.testing.history import Call, Done, History
+from replicator.testing.history import Call, Done, History, Released
 from replicator.testing.linearizability import same_value
 from replicator.testing.models import Model, audit, linearizable, name_of, ordered, replayed
 
@@ -116,14 +116,16 @@ def same_reply(history: History) -> Iterable[str]:
 def one_order(history: History) -> Iterable[str]:
     """P3: what was answered stands at one place on every node, and every log rises by one.
 
-    Every node in sync in the view of an answer holds what it tells of, so no node of that view or a later one has anything else
-    there. (One of a view between the message's own and that of its first answer may have: a node alone, whose disk was not
-    level yet, loses what it had told nobody when all die.)
+    Every node in sync in the view in which an answer left holds what it tells of, so no node of that view or a later one has
+    anything else there. (One of a view between the message's own and that may have: a node alone, whose disk was not level
+    yet, loses what it had told nobody when all die.)
     """
     answered: dict[int, tuple[str, int, int]] = {}
-    for call in history.calls:
-        if call.is_acknowledged and (call.seq not in answered or call.view < answered[call.seq][2]):
-            answered[call.seq] = (call.txn_id, call.msg_no, call.view)
+    told: list[Call | Released] = [call for call in history.calls if call.is_acknowledged]
+    told += [each for each in history.released if each.is_final and not each.readonly and each.level != "async"]
+    for each in told:
+        if each.seq not in answered or each.view < answered[each.seq][2]:
+            answered[each.seq] = (each.txn_id, each.msg_no, each.view)
     for incarnation, log in _logs(history).items():
         for before, done in zip([None, *log], log, strict=False):
             if before is not None and done.seq != before.seq + 1:
@@ -131,8 +133,8 @@ def one_order(history: History) -> Iterable[str]:
             if before is not None and done.view < before.view:
                 yield f"{incarnation} did an entry of view {done.view} after one of view {before.view}"
     for done in history.done:
-        told = answered.get(done.seq)
-        if told is not None and told[:2] != (done.txn_id, done.msg_no) and done.view >= told[2]:
+        known = answered.get(done.seq)
+        if known is not None and known[:2] != (done.txn_id, done.msg_no) and done.view >= known[2]:
             yield f"seq {done.seq} is {name_of(done)} on {done.node}, another message was acknowledged there"
 
 

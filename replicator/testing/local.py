@@ -110,10 +110,10 @@ class Local(Generic[S]):
         """Do one message; *on_answer* is called before this returns."""
         if self._diverged:
             raise Divergence(f"the two copies differ already, make another Local: {self._diverged}")
-        self._failure = None
         self._tokens += 1
         self._answers[self._tokens] = on_answer
         self._tick()
+        self._failure = None  # of a deadline
         self._perform(self._replica.step(Submitted(self._tokens, message, ack, bool(flags & FLAG_STALE))))
         self._end_turn()
 

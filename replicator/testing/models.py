@@ -50,7 +50,7 @@ def replayed(history: History, model: Model) -> Iterable[str]:
     """Every answer is what the model says, in the order of the log; every deadline could come where it came; every query shows
     the state at the seq that its answer tells."""
     openings = {done.txn_id: _call_of(done) for done in history.final if done.kind == "message" and done.msg_no == 1}
-    states: dict[str, Any] = {}
+    states: dict[str, list[Any]] = {}  # of each key, those that it may be in: a model may allow several
     reads = _reads_by_key(history, model)
     for done in history.final:
         call = _call_of(done)
@@ -58,17 +58,21 @@ def replayed(history: History, model: Model) -> Iterable[str]:
         key = model.key(call, opening) if opening is not None else None
         if key is None or (done.kind == "deadline" and not done.body):
             continue
-        state = states[key] if key in states else model.initial(key)
-        yield from _wrong_reads(model, state, reads.get(key), done.seq)
-        ways = [way for way in model.step(state, call) if way[1] == call.status and same_value(way[2], call.value)]
-        if not ways:
-            yield f"seq {done.seq}: {name_of(done)} gave {call.status} {call.value!r}, the model does not from {state!r:.200}"
+        possible = states.get(key) or [model.initial(key)]
+        yield from _wrong_reads(model, possible, reads.get(key), done.seq)
+        states[key] = _after(model, possible, call)
+        if not states[key]:
+            told = f"seq {done.seq}: {name_of(done)} gave {call.status} {call.value!r}"
+            yield f"{told}, the model does not from {possible[0]!r:.200}"
             return
-        states[key] = ways[0][0]
     for key, left in reads.items():
-        yield from _wrong_reads(
-            model, states[key] if key in states else model.initial(key), left, history.final[-1].seq + 1
-        )
+        yield from _wrong_reads(model, states.get(key) or [model.initial(key)], left, history.final[-1].seq + 1)
+
+
+def _after(model: Model, possible: list[Any], call: Call) -> list[Any]:
+    """Return the states that the model allows after an answered call, each once."""
+    ways = [way for state in possible for way in model.step(state, call)]
+    return list(dict.fromkeys(way[0] for way in ways if way[1] == call.status and same_value(way[2], call.value)))
 
 
 def _reads_by_key(history: History, model: Model) -> dict[str, deque[Call]]:
@@ -81,14 +85,13 @@ def _reads_by_key(history: History, model: Model) -> dict[str, deque[Call]]:
     return by_key
 
 
-def _wrong_reads(model: Model, state: Any, reads: deque[Call] | None, before_seq: int) -> Iterable[str]:
-    """Take the queries that show a seq before this one; tell of those that the model does not answer so from *state*."""
+def _wrong_reads(model: Model, possible: list[Any], reads: deque[Call] | None, before_seq: int) -> Iterable[str]:
+    """Take the queries that show a seq before this one; tell of those that the model does not answer so."""
     while reads and reads[0].seq < before_seq:
         call = reads.popleft()
-        if not any(
-            status == call.status and same_value(value, call.value) for _, status, value in model.step(state, call)
-        ):
-            yield f"{name_of(call)} showed {call.status} {call.value!r} at seq {call.seq}, the model does not from {state!r:.200}"
+        if not _after(model, possible, call):
+            told = f"{name_of(call)} showed {call.status} {call.value!r} at seq {call.seq}"
+            yield f"{told}, the model does not from {possible[0]!r:.200}"
 
 
 def ordered(history: History, model: Model) -> Iterable[str]:

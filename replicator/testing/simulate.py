@@ -280,17 +280,17 @@ def main(arguments: list[str] | None = None) -> int:
             return play_one(given.seed, given.service, given.kept, is_calm=given.calm, is_quiet=given.quiet)
         seeds = given.seeds if given.seeds is not None or given.minutes is not None else 200
         play(totals, given.seed or 0, seeds, given.minutes, given.jobs, given.service)
+        print(totals.summary())
+        for report in totals.failed[:SHRUNK_MAX]:
+            show_failure(report, given.service)
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted after {totals.line()}")
+        print(f"interrupted after {totals.line()}" if totals.seeds else "interrupted")
         return 143 if isinstance(interrupt, Terminated) else 130
     except ReplicatorError as error:
         sys.stderr.write(f"simulate: {error}\n")
         return 2
     finally:
         signal.signal(signal.SIGTERM, former)
-    print(totals.summary())
-    for report in totals.failed[:SHRUNK_MAX]:
-        show_failure(report, given.service)
     return 1 if totals.failed else 0
 
 

@@ -98,23 +98,27 @@ def test_a_list_that_overflowed_says_so_instead_of_forgetting(steps: Any) -> Non
         assert pair.changes.low > pair.position
 
 
-def test_a_long_list_is_forgotten_in_steps_while_new_changes_come() -> None:
+@pytest.mark.parametrize("is_taken_over", [False, True], ids=["recorded", "taken over"])
+def test_a_long_list_is_forgotten_in_steps_while_new_changes_come(is_taken_over: bool) -> None:
     """A member that comes level frees a long list: no call waits for all of it, and what stays listed is complete."""
-    changes = ChangeList(100_000)
-    for seq in range(1, 3 * TRIM_KEYS):
-        changes.record(0, b"%d" % seq, Op.UPDATE, seq)
-    floor, steps = changes.low + 3 * TRIM_KEYS - 10, 0
-    changes.trim(1)
-    while changes.low < floor:
+    changes, count = ChangeList(100_000), 3 * TRIM_KEYS
+    for seq in range(1, count + 1):
+        if is_taken_over:
+            changes.replace(0, b"%d" % seq, Op.UPDATE, seq, seq)
+        else:
+            changes.record(0, b"%d" % seq, Op.UPDATE, seq)
+            changes.trim(0)  # as at the end of each turn while the member is away
+    steps = 0
+    while changes.low < count:
         before = len(changes)
-        changes.record(0, b"new%d" % steps, Op.UPDATE, 3 * TRIM_KEYS + steps)
-        changes.trim(floor)
+        changes.record(0, b"new%d" % steps, Op.UPDATE, count + 1 + steps)
+        changes.trim(count)
         steps += 1
         assert before - len(changes) <= TRIM_KEYS
         assert len(changes.beyond(changes.low)) == len(changes)
         changes.check()
     assert steps == 3
-    assert len(changes) == 9 + steps
+    assert len(changes) == steps
 
 
 def test_the_operation_table_is_that_of_the_claims() -> None:
