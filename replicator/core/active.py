@@ -319,12 +319,17 @@ class Active:
             prev_view,
             prev_seq,
             tuple(entries),
-            fifo.held_by_all,
+            self._shown(),
             self.round,
             int(want),
             self.floor,
         )
         state.send(peer.member.name, frame)
+
+    def _shown(self) -> int:
+        """Up to where stale reads may show the state: what all in-sync nodes hold; in mode durable, on their disks (V10)."""
+        held = self.state.fifo.held_by_all
+        return max(0, min(held, self.mark(Level.DURABLE))) if self.state.rules.ack >= Level.DURABLE else held
 
     def _is_empty_forward_due(self, peer: Peer) -> bool:
         """A heartbeat, a barrier round, or a reply that waits for more than what was acked as received only."""

@@ -59,6 +59,7 @@ class Backup:
         self.fed_ms = -(10**9)  # when it last forwarded anything to us
         self._owed: list[Forward] = []  # forwards to be acked when executed
         self._stale: deque[StaleRead] = deque()
+        self._shown = 0  # what the active of this view has said to be held by all; in mode durable, on all disks
 
     def on_forward(self, frame: Forward) -> None:
         """Accept what follows our last entry, execute it, ack at the wanted level."""
@@ -199,6 +200,7 @@ class Backup:
 
     def _raise_held_by_all(self, seq: int) -> None:
         fifo = self.state.fifo
+        self._shown = max(self._shown, seq)
         if seq > fifo.held_by_all:
             fifo.held_by_all = min(seq, fifo.last_seq)
         fifo.trim(entries_max=self.state.rules.log_entries_max, bytes_max=self.state.rules.log_bytes_max)
@@ -264,9 +266,8 @@ class Backup:
         self._stale.append(StaleRead(done.read.token, done.outcome.status, done.outcome.body, seq))
 
     def release(self) -> None:
-        """End of a turn: answer the stale reads that are held by all."""
-        held = self.state.fifo.held_by_all
-        while self._stale and self._stale[0].seq <= held:
+        """End of a turn: answer the stale reads whose seq the active of this view has said to be held by all."""
+        while self._stale and self._stale[0].seq <= self._shown:
             read = self._stale.popleft()
             self._reply(read.token, read.status, read.body, read.seq)
 
@@ -279,6 +280,7 @@ class Backup:
     def end(self) -> list[object]:
         """Stop being a backup in this view: nothing is owed any more; return the tokens of reads to be sent on."""
         self._owed.clear()
+        self._shown = 0
         tokens = [read.token for read in self._stale]
         self._stale.clear()
         return tokens

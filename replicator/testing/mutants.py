@@ -204,7 +204,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "V10",
         "a stale read shows what not all hold",
         BACKUP,
-        "while self._stale and self._stale[0].seq <= held:",
+        "while self._stale and self._stale[0].seq <= self._shown:",
         "while self._stale:",
     ),
     one(

@@ -8,7 +8,6 @@ from replicator.testing.planting import (
     CATCHUP,
     CHANGES,
     COUNCIL,
-    FIFO,
     JOINING,
     KEEPING,
     OUTSIDE,
@@ -199,9 +198,16 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
     one(
         "V10",
         "after a catch-up all are taken to hold what it brought",
-        FIFO,
-        "        self.held_by_all = min(self.held_by_all, seq)\n",
-        "        self.held_by_all = seq\n",
+        BACKUP,
+        "        self._shown = max(self._shown, seq)\n",
+        "        self._shown = max(self._shown, seq, fifo.base_seq)\n",
+    ),
+    one(
+        "V10",
+        "in mode durable a stale read shows what is on no disk yet",
+        ACTIVE,
+        "return max(0, min(held, self.mark(Level.DURABLE))) if self.state.rules.ack >= Level.DURABLE else held",
+        "return held",
     ),
     one(
         "S5",

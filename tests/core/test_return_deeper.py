@@ -165,6 +165,25 @@ def test_v10_a_stale_read_after_a_catch_up_waits_for_what_all_hold() -> None:
     assert token not in world.answers
 
 
+def test_v10_in_mode_durable_a_stale_read_shows_what_is_on_the_disks_of_all() -> None:
+    """A deadline, for which nobody waits, is held by all and on no disk: the death of all takes it back (seed 9525)."""
+    world = durable_world()
+    [backup] = world.backups
+    world.submit(world.active.name, "t0", 1, "begin", owner="x")
+    world.settle(9_500)
+    world.slow_disks |= set(world.nodes)
+    world.settle(1_500)
+    state = backup.replica.state
+    assert state.database.tables[0].rows["given up"]
+    assert world.active.replica.state.fifo.held_by_all == state.fifo.executed_seq
+    read = world.submit(backup.name, "read", 1, "balance", stale=True, owner="given up")
+    world.settle(500)
+    assert read not in world.answers
+    world.release_batches()
+    world.settle(500)
+    assert world.outcome(read)[0] is DONE
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_nodes_that_never_had_a_message_come_back_all_the_same(slow: bool) -> None:
     """In sync, and all die before the first batch: an intact disk at seq 0 is one that has all its life ever had."""

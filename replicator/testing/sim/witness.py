@@ -107,6 +107,8 @@ class Witness:
                 self._tell(
                     "V10", f"{node.name} shows seq {answer.facts.seq}, which {state.me.name}, in sync, does not hold"
                 )
+        for other in self._living(self.record) if self.record.ack == "durable" else ():
+            self._expect_on_disk(other, answer.facts.seq, "and a read shows it", rule="V10")
         view = node.replica.state.view
         if arrived_us is not None and view is not None:
             self._check_barrier(node, view, arrived_us)
@@ -147,10 +149,10 @@ class Witness:
         for other in self._living(own) if facts.level == Level.DURABLE else ():
             self._expect_on_disk(other, facts.seq, "and it was released as durable")
 
-    def _expect_on_disk(self, node: SimNode, seq: int, why: str) -> None:
+    def _expect_on_disk(self, node: SimNode, seq: int, why: str, *, rule: str = "V4") -> None:
         on_disk = node.seq_on_disk
         if on_disk < seq:
-            self._tell("V4", f"the disk of {node.me.name} ends at seq {on_disk}, {seq} was released, {why}")
+            self._tell(rule, f"the disk of {node.me.name} ends at seq {on_disk}, {seq} was released, {why}")
 
     def on_note(self, name: str, event: str, facts: Mapping[str, Any]) -> None:
         """What must never be said.
