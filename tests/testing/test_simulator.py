@@ -27,6 +27,7 @@ from replicator.testing.workloads import find
 FOUND = {
     11: "a joiner whose first batch was lost was never sent it again",
     50: "deadlines stood still for as long as a wall clock had jumped back",
+    9525: "in mode durable a stale read showed what was on no disk yet",
     9784: "a checker took what a lone node had lost with its disk, told nobody, for a second order",
     668: "a late repeat within a forgotten transaction was refused as if it had done nothing",
 }
