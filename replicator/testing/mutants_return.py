@@ -197,13 +197,6 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
     ),
     one(
         "V10",
-        "after a catch-up all are taken to hold what it brought",
-        BACKUP,
-        "        self._shown = max(self._shown, seq)\n",
-        "        self._shown = max(self._shown, seq, fifo.base_seq)\n",
-    ),
-    one(
-        "V10",
         "in mode durable a stale read shows what is on no disk yet",
         ACTIVE,
         "return max(0, min(held, self.mark(Level.DURABLE))) if self.state.rules.ack >= Level.DURABLE else held",
