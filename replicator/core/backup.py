@@ -116,10 +116,9 @@ class Backup:
                 self._split(entry)
         except UsageError:
             return "garbage"
+        # Our last entry is of an earlier view, and the batch ends before it: it may not be theirs.
         if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:
-            return (
-                "conflict"  # our last entry is of an earlier view, and the batch ends before it: it may not be theirs
-            )
+            return "conflict"
         held = [entry for entry in entries if entry.seq <= fifo.last_seq]
         if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):
             return "conflict"

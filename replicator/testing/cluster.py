@@ -14,7 +14,7 @@ gives the same run. A minute of an idle cluster of three costs about a tenth of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -93,6 +93,7 @@ class Cluster(Generic[S]):
         self.doomed: dict[str, int] = {}  # processes yet to be started that die before this effect
         self.met_their_end: set[str] = set()  # processes that have died before the effect meant for them
         self._has_ended = False
+        self._distributors: list[str] = []
         self._lives: dict[str, int] = {}
         self._client_count = 0
         self.start_arbiter()
@@ -118,13 +119,13 @@ class Cluster(Generic[S]):
         self.processes[name] = process
         return process, SimPlatform(self.network, self.book, process)
 
-    def _known(self, *names: str) -> str:
-        """Return the first of *names*. Raises UsageError for one that no process has."""
+    def _demand(self, *names: str, among: Collection[str] = ()) -> None:
+        """Raise UsageError for a name that no process has, or none of those *among* which it must be."""
         self._refuse_after_the_end()
+        known = among or self.processes
         for name in names:
-            if name not in self.processes:
-                raise UsageError(f"no process {name!r}; there are: {', '.join(self.processes)}")
-        return names[0]
+            if name not in known:
+                raise UsageError(f"no process {name!r}; there are: {', '.join(known)}")
 
     def _refuse_after_the_end(self) -> None:
         if self._has_ended:
@@ -166,6 +167,8 @@ class Cluster(Generic[S]):
     def start_distributor(self, name: str) -> None:
         """Start a distributor's process. Its name in the phone book is its own."""
         process, platform = self._process(name)
+        if name not in self._distributors:
+            self._distributors.append(name)
         distributor = CountedDistributor(self.config, with_arbiter=False, platform=platform)
         distributor.before_effect = process.effect
         names = platform.names(process.loop, "", 0, refresh_ms=self.config.timing.name_refresh_ms, connect_ms=0)
@@ -178,12 +181,12 @@ class Cluster(Generic[S]):
 
         The client is a process named *name* ("client1", ...), which can be cut off, stopped and killed like any other.
         """
-        for each in (distributor, only):
-            self._known(each or "arbiter")
-        if only and only not in self.disks:
-            raise UsageError(f"only={only!r}: there are nodes {', '.join(self.disks)}")
-        if distributor and not distributor.startswith("distributor"):
-            raise UsageError(f"distributor={distributor!r} is none; make some with Cluster(..., distributors=2)")
+        if only:
+            self._demand(only, among=self.disks)
+        if distributor and not self._distributors:
+            raise UsageError(f"distributor={distributor!r}: there is none; make some with Cluster(..., distributors=2)")
+        if distributor:
+            self._demand(distributor, among=self._distributors)
         self._client_count += 1
         name = name or f"client{self._client_count}"
         process, platform = self._process(name)
@@ -299,9 +302,7 @@ class Cluster(Generic[S]):
 
     def replica(self, name: str) -> Any:
         """A node's replica."""
-        self._known(name)
-        if name not in self.nodes:
-            raise UsageError(f"{name} is no node; there are: {', '.join(self.nodes)}")
+        self._demand(name, among=self.nodes)
         replica = self.nodes[name].replica
         assert replica is not None, f"node {name} has not read the record yet"
         return replica
@@ -351,12 +352,14 @@ class Cluster(Generic[S]):
 
     def crash(self, name: str) -> None:
         """kill -9."""
-        self.recorder.fault("crash", process=self._known(name))
+        self._demand(name)
+        self.recorder.fault("crash", process=name)
         self.processes[name].die()
 
     def restart(self, name: str) -> None:
-        """Start a dead process again: a node comes back empty, with its data folder."""
-        self.recorder.fault("restart", process=self._known(name))
+        """Start a dead process again: a node with the rows of its disk, if it has one. A client does not come back."""
+        self._demand(name, among=[*self.disks, "arbiter", *self._distributors])
+        self.recorder.fault("restart", process=name)
         if name in self.disks:
             self.start_node(name)
         elif name == "arbiter":
@@ -366,17 +369,20 @@ class Cluster(Generic[S]):
 
     def stop(self, name: str) -> None:
         """SIGSTOP: it does nothing, and what comes for it waits."""
-        self.recorder.fault("stop", process=self._known(name))
+        self._demand(name)
+        self.recorder.fault("stop", process=name)
         self.processes[name].stop()
 
     def resume(self, name: str) -> None:
         """SIGCONT."""
-        self.recorder.fault("resume", process=self._known(name))
+        self._demand(name)
+        self.recorder.fault("resume", process=name)
         self.processes[name].go_on()
 
     def partition(self, one: str, other: str, *, one_way: bool = False) -> None:
         """Let nothing through from *one* to *other*, and, unless *one_way*, back."""
-        if self._known(one, other) == other:
+        self._demand(one, other)
+        if one == other:
             raise UsageError(f"partition({one!r}, {other!r}): no process is cut off from itself")
         self.recorder.fault("cut", source=one, target=other, one_way=one_way)
         self.network.cut(one, other)
@@ -385,7 +391,8 @@ class Cluster(Generic[S]):
 
     def isolate(self, name: str, *, clients_too: bool = False) -> None:
         """Cut a process off from all nodes and the arbiter; and from clients and distributors if *clients_too*."""
-        self.recorder.fault("isolate", process=self._known(name), clients_too=clients_too)
+        self._demand(name)
+        self.recorder.fault("isolate", process=name, clients_too=clients_too)
         for other in self.processes:
             if other != name and (clients_too or other in self.nodes or other == "arbiter"):
                 self.network.cut(name, other)
@@ -399,20 +406,22 @@ class Cluster(Generic[S]):
 
     def slow(self, one: str, other: str, *, ms: float) -> None:
         """Let every message between two processes take this much longer."""
+        self._demand(one, other)
         if not ms >= 0:
             raise UsageError(f"slow(..., ms={ms!r}): give 0 or more")
-        self.recorder.fault("slow", one=self._known(one, other), other=other, ms=ms)
+        self.recorder.fault("slow", one=one, other=other, ms=ms)
         for pair in ((one, other), (other, one)):
             self.network.weather.slow_us[pair] = round(ms * 1000)
 
     def reset(self, one: str, other: str) -> None:
         """Break the connections between two processes."""
-        self._known(one, other)
+        self._demand(one, other)
         self.recorder.fault("reset", one=one, other=other, count=self.network.reset(one, other))
 
     def jump_clock(self, name: str, *, ms: int) -> None:
         """Let a process's wall clock jump."""
-        self.recorder.fault("jump", process=self._known(name), ms=ms)
+        self._demand(name)
+        self.recorder.fault("jump", process=name, ms=ms)
         self.processes[name].skew_ms += ms
         self.recorder.skew_ms_max = max(self.recorder.skew_ms_max, self.processes[name].skew_ms)
 

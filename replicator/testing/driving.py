@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, UsageError
 from replicator.testing.actors import Abandoned
 from replicator.testing.calls import CallBook
 from replicator.testing.checkers import Violation, check
@@ -43,7 +43,15 @@ def play(
     first = caller_of("first", 10.0)
     first.play(workload.prepare(first.caller))
     everyone = [caller_of(f"caller{number}", 2.0) for number in range(callers)]
-    threads = [threading.Thread(target=each.converse, args=(workload.converse,), daemon=True) for each in everyone]
+    mistakes: list[UsageError] = []
+
+    def converse(caller: RealCaller) -> None:
+        try:
+            caller.converse(workload.converse)
+        except UsageError as error:  # a thread's only way to tell
+            mistakes.append(error)
+
+    threads = [threading.Thread(target=converse, args=(each,), daemon=True) for each in everyone]
     for thread in threads:
         thread.start()
     over.wait(seconds / 2)
@@ -54,9 +62,8 @@ def play(
     for thread in threads:
         thread.join(LAST_S)
         assert not thread.is_alive(), "a caller hangs"
-    for each in everyone:
-        if each.mistake is not None:
-            raise each.mistake
+    if mistakes:
+        raise mistakes[0]
     over.clear()
     known = {(call.txn_id, call.msg_no) for call in book.history.calls if call.is_final or call.status == "refused"}
     for ids, message in list(book.messages.items()):

@@ -260,7 +260,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0: nothing found, 1: something was, 2: wrong use, 130: interrupted."""
+    """Run the command; 0: nothing found, 1: something was, 2: wrong use, 130: interrupted, 143: ended by SIGTERM."""
     made = parser()
     given = made.parse_args(arguments)
     is_one = given.seed is not None and given.seeds is None and given.minutes is None and not given.mutants

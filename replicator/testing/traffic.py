@@ -96,7 +96,6 @@ class RealCaller:
         self, workload: Workload, config: Path, book: CallBook, name: str, seed: str, over: threading.Event, **more: Any
     ) -> None:
         self._over = over
-        self.mistake: UsageError | None = None
         timeout_s = more.pop("timeout_s", 2.0)
         distributor = more.pop("distributor", "embedded")
         self._connection = connect(workload.service, config, timeout_s=timeout_s, distributor=distributor)
@@ -128,14 +127,15 @@ class RealCaller:
                 send = lambda: script.send(None)  # noqa: E731
 
     def converse(self, conversation: Callable[[Caller], Script]) -> None:
-        """One conversation after the other, until it is over; refusals and failures are part of the game, a `mistake` of the
-        script ends it."""
+        """One conversation after the other, until it is over; refusals and failures are part of the game.
+
+        Raises UsageError for a mistake of the script.
+        """
         while not self._over.is_set():
             try:
                 self.play(conversation(self.caller))
-            except UsageError as error:
-                self.mistake = error
-                return
+            except UsageError:
+                raise
             except (Abandoned, ReplicatorError):
                 pass  # the book has it
             self._over.wait(self.caller.random.expovariate(1_000 / self.caller.think_ms))

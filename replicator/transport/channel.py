@@ -10,6 +10,7 @@ Invariants: what is kept of a half frame is at most `frame_bytes_max` plus one r
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from itertools import islice
 from typing import Final
@@ -27,7 +28,7 @@ BUFFERS_PER_SEND: Final[int] = 64
 _unpack_header = HEADER.unpack_from
 
 
-class Channel:
+class Channel(ABC):
     """One connection in the loop; subclasses say what a frame means."""
 
     def __init__(self, loop: Loop, sock: socket.socket, *, message_bytes_max: int) -> None:
@@ -57,13 +58,13 @@ class Channel:
 
     # what subclasses decide
 
+    @abstractmethod
     def on_frame(self, kind: int, serializer: int, flags: int, seq: int, payload: memoryview) -> None:
         """Take one whole frame; *payload* is gone after the call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_end(self, reason: str) -> None:
         """The connection is over."""
-        raise NotImplementedError
 
     def on_oversize(self, kind: int, serializer: int, seq: int, size_bytes: int) -> None:
         """A header announces more than `frame_bytes_max`."""

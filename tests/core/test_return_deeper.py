@@ -226,26 +226,6 @@ def test_a_folder_of_another_life_does_not_open_the_database() -> None:
     assert world.call(world.active.name, "t1", 1, "deposit", owner="x", cents=100) == (DONE, 101)
 
 
-def test_a_node_that_died_again_before_it_was_back_still_has_the_rows_of_the_life_in_sync() -> None:
-    """Restarted three times in an outage of everything: what its disk holds is what it held."""
-    world = durable_world()
-    name = world.active.name
-    token = deposit(world, "t0", cents=5)
-    world.run()
-    assert world.outcome(token) == (DONE, 5)
-    for node in "ab":
-        world.kill(node)
-    world.is_arbiter_up = False
-    for life in "234":
-        world.restart(name, f"{name}{life}")
-        world.settle(500)
-        world.kill(name)
-    world.is_arbiter_up = True
-    world.restart(name, f"{name}5")
-    world.settle(3_000)
-    assert world.call(name, "read", 1, "balance", owner="x") == (DONE, 5)
-
-
 def test_c1_a_floor_is_what_all_hold_not_where_a_full_list_begins() -> None:
     """Store memory; the active's list overflows while a backup lags: that one must not drop what it has not executed yet."""
     rules = Rules(clt_keys_max=4, batch_entries_max=1, log_entries_max=4, join_entries_max=1)

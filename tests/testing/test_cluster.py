@@ -192,7 +192,7 @@ def test_a_misspelt_process_is_told_and_no_fault_is_played() -> None:
     """Else a test would be green without the fault that it is about."""
     with Cluster(Bank, nodes=2, seed=12) as cluster:
         for verb in (cluster.crash, cluster.restart, cluster.stop, cluster.resume, cluster.isolate, cluster.replica):
-            with pytest.raises(UsageError, match=r"no process 'd'; there are: arbiter, a, b"):
+            with pytest.raises(UsageError, match=r"no process 'd'; there are: .*a, b"):
                 verb("d")
         wrong: list[Callable[[], object]] = [
             lambda: cluster.partition("A", "b"),
