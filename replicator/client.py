@@ -26,22 +26,12 @@ from distributor.addresses import Finder, distributor_finder, node_finders
 from distributor.embedded import Embedded, LinkRules
 from distributor.sessions import Conversation
 from distributor.states import RoutingRules
-from replicator import errors
+from replicator.answers import error_of
 from replicator.config import Config, LimitsConfig, TimingConfig, load
-from replicator.errors import (
-    Aborted,
-    HandlerFailed,
-    MessageTooLarge,
-    OutcomeUnknown,
-    Overloaded,
-    ReplicatorError,
-    TransactionError,
-    Unavailable,
-    UsageError,
-)
+from replicator.errors import MessageTooLarge, OutcomeUnknown, ReplicatorError, Unavailable, UsageError
 from replicator.service import BoundHandler, HandlerSpec, Service, invoker_of, make_client
 from replicator.transport import parse_uri
-from replicator.values import unpack, unpack_wire
+from replicator.values import unpack
 from replicator.watch import Event, Watch
 from replicator.wire import (
     FLAG_STALE,
@@ -179,31 +169,32 @@ class Caller:
         """Send a message; return the future of its result."""
         options, flags = self._options, self._flags(spec)
         message = self._pack(spec, args, kwargs)
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # it is on its way: nobody can call it back
-
-        def on_answer(answer: Answer) -> None:
-            self._settle(spec, message, answer.status)
-            if self.watch is not None:
-                self.watch.observe(answer)
-            if answer.status != 0:
-                future.set_exception(self._error(spec, message, answer))
-                return
-            try:
-                value = spec.result_from_plain(unpack(answer.body))
-            except Exception as problem:  # whatever it is, whoever waits for the future must learn it
-                future.set_exception(problem)
-            else:
-                future.set_result(value)
-
+        pending = _Pending(self, spec, message)
         try:
             self.embedded.lane(flags).start(
-                message, on_answer, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
+                message, pending, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
             )
         except BaseException:
             self._settle(spec, message, Status.REFUSED)
             raise
-        return future
+        return pending.future
+
+    def take(self, pending: _Pending, answer: Answer) -> None:
+        """Settle a message that was submitted, and complete its future."""
+        spec, message, future = pending.spec, pending.message, pending.future
+        if self._talk is not None:
+            self._settle(spec, message, answer.status)
+        if self.watch is not None:
+            self.watch.observe(answer)
+        if answer.status != 0:
+            future.set_exception(self._error(spec, message, answer))
+            return
+        try:
+            value = spec.result_from_plain(unpack(answer.body))
+        except Exception as problem:  # whatever it is, whoever waits for the future must learn it
+            future.set_exception(problem)
+        else:
+            future.set_result(value)
 
     def _exchange(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, Answer]:
         options, flags = self._options, self._flags(spec)
@@ -265,45 +256,20 @@ class Caller:
         return error
 
 
-def error_of(name: str, message: bytes, answer: Answer, *, timeout_ms: int) -> ReplicatorError:
-    """Build the error that an answer stands for; *message* is the packed message, *name* its handler."""
-    txn_id = message[:16].hex()
-    status = answer.status
-    if status == Status.UNKNOWN:
-        return OutcomeUnknown(
-            f"{name}: no answer (limit {timeout_ms} ms, or the client was closed); it may or may not take effect: repeat "
-            f"it with the same transaction id, {txn_id}",
-            txn_id=txn_id,
-        )
-    if status == Status.UNAVAILABLE:
-        return Unavailable(
-            f"{name}: no active node was reached within {timeout_ms} ms; nothing was accepted, try later"
-        )
-    try:
-        body = unpack_wire(answer.body)
-        if status == Status.ABORTED:
-            return Aborted(body[0], body[1], txn_id=txn_id)
-        if status == Status.FAILED:
-            return HandlerFailed(body[0], body[1], txn_id=txn_id)
-        if status == Status.OVERLOADED:
-            return Overloaded(
-                f"{name}: the limit {body[0]} is reached; nothing was accepted, retry after {body[1]} ms",
-                limit=body[0],
-                retry_after_ms=body[1],
-            )
-        return _refusal(body, txn_id)
-    except (UsageError, TypeError, ValueError, LookupError) as problem:
-        return ReplicatorError(f"{name}: an answer of status {status} does not read back: {problem}")
+class _Pending:
+    """A message that was submitted; called with its answer. One small object each: many are under way at once."""
 
+    __slots__ = ("caller", "future", "message", "spec")
 
-def _refusal(body: Mapping[str, Any], txn_id: str) -> ReplicatorError:
-    kind = getattr(errors, body["error"], ReplicatorError)
-    text = body["message"]
-    if not (isinstance(kind, type) and issubclass(kind, ReplicatorError)):
-        return ReplicatorError(f"{body['error']}: {text}")
-    if issubclass(kind, TransactionError) and kind not in (Aborted, HandlerFailed):
-        return kind(text, txn_id=txn_id)
-    return kind(text)
+    def __init__(self, caller: Caller, spec: HandlerSpec, message: bytes) -> None:
+        self.caller = caller
+        self.spec = spec
+        self.message = message
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # it is on its way: nobody can call it back
+
+    def __call__(self, answer: Answer) -> None:
+        self.caller.take(self, answer)
 
 
 def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:

@@ -104,6 +104,7 @@ class Context(Generic[T]):
     def __init__(
         self,
         tables: T,
+        handlers: Mapping[str, object],
         *,
         txn_id: bytes,
         view: int,
@@ -111,7 +112,6 @@ class Context(Generic[T]):
         now_ms: int,
         seed: int,
         tsd: bytes,
-        handlers: Mapping[str, object],
     ) -> None:
         self.tables = tables
         self.seq = seq

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Pro
 
 from replicator.errors import BadArguments, UnknownHandler, UsageError
 from replicator.tables import T, Tables
-from replicator.values import STR_CODEC, Codec, codec_for
+from replicator.values import Codec, codec_for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +25,17 @@ S = TypeVar("S", bound="Service[Any]")
 class HandlerSpec:
     """What is known of one handler: `name`, `readonly`, `parameters` (ordered names), codecs of arguments and result."""
 
-    __slots__ = ("_codecs", "_defaults", "function", "name", "parameters", "readonly", "result", "signature")
+    __slots__ = (
+        "_arguments",
+        "_codecs",
+        "_defaults",
+        "function",
+        "name",
+        "parameters",
+        "readonly",
+        "result",
+        "signature",
+    )
 
     def __init__(self, name: str, function: Callable[..., Any], *, readonly: bool, where: str) -> None:
         self.name = name
@@ -43,6 +53,10 @@ class HandlerSpec:
             raise UsageError(f"{where}: annotate what it returns (None if nothing)")
         self.parameters = tuple(parameter.name for parameter in parameters)
         self._codecs: dict[str, Codec] = {name: codec_for(hints[name], f"{where}({name})") for name in self.parameters}
+        self._arguments = tuple(
+            (argument, codec, codec.exact_type, f"{name}: argument {argument!r}")
+            for argument, codec in self._codecs.items()
+        )
         self.result = codec_for(hints["return"], f"{where} result")
         self._defaults: dict[str, Any] = {
             parameter.name: self._codecs[parameter.name].to_plain(parameter.default, f"{where}({parameter.name})")
@@ -57,6 +71,11 @@ class HandlerSpec:
 
         Raises BadArguments naming the argument that is missing, unknown, doubled or of a wrong type.
         """
+        if not args:
+            for name in kwargs:
+                if name not in self._codecs:
+                    raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
+            return self._complete(kwargs)
         parameters = self.parameters
         if len(args) > len(parameters):
             raise BadArguments(
@@ -73,47 +92,53 @@ class HandlerSpec:
 
     def _complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
-        for name in self.parameters:
+        for name, codec, exact_type, where in self._arguments:
             if name in given:
-                try:
-                    plain[name] = self._codecs[name].to_plain(given[name], f"{self.name}: argument {name!r}")
-                except BadArguments:
-                    raise
-                except UsageError as error:
-                    raise BadArguments(str(error)) from error
+                value = given[name]
+                plain[name] = value if type(value) is exact_type else self._to_plain(codec, value, where)
             elif name in self._defaults:
                 plain[name] = self._defaults[name]
             else:
                 raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
         return plain
 
+    @staticmethod
+    def _to_plain(codec: Codec, value: Any, where: str) -> Any:
+        try:
+            return codec.to_plain(value, where)
+        except UsageError as error:
+            raise BadArguments(str(error)) from error
+
     def arguments_from_plain(self, plain: object) -> dict[str, Any]:
-        """Turn what came off the wire into typed arguments. Raises BadArguments; trusts nothing."""
+        """Turn what came off the wire into typed arguments, in its place. Raises BadArguments; trusts nothing."""
         if not isinstance(plain, dict):
             raise BadArguments(f"{self.name}: arguments must be a map of names to values: {self.signature}")
-        if len(plain) != len(self.parameters) or any(name not in plain for name in self.parameters):
-            for name in plain:
-                if name not in self._codecs:
-                    raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
-            plain = {**self._defaults, **plain}
-        values: dict[str, Any] = {}
-        for name, codec in self._codecs.items():
-            if name not in plain:
-                raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
+        if plain.keys() != self._codecs.keys():
+            plain = self._with_defaults(plain)
+        for name, codec, exact_type, _ in self._arguments:
             value = plain[name]
-            if type(value) is str and codec is STR_CODEC:
-                values[name] = value
+            if type(value) is exact_type:
                 continue
             try:
                 if codec.is_plain:
-                    values[name] = codec.to_plain(value, name)
+                    plain[name] = codec.to_plain(value, name)
                 else:
-                    typed = codec.from_plain(value)
+                    plain[name] = typed = codec.from_plain(value)
                     codec.to_plain(typed, name)
-                    values[name] = typed
             except (UsageError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
                 raise BadArguments(f"{self.name}: argument {name!r} does not fit {codec.name}: {error}") from error
-        return values
+        return plain
+
+    def _with_defaults(self, plain: dict[Any, Any]) -> dict[str, Any]:
+        """Fill in what is missing. Raises BadArguments for what is unknown, or missing without a default."""
+        for name in plain:
+            if name not in self._codecs:
+                raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
+        filled = {**self._defaults, **plain}
+        for name in self.parameters:
+            if name not in filled:
+                raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
+        return filled
 
     def result_from_plain(self, plain: Any) -> Any:
         """Build the declared result type from a reply's plain value."""
@@ -275,7 +300,7 @@ def _declared_tables(cls: type[Any]) -> type[Tables] | None:
 
 def handler_of(service_class: type[Service[Any]], name: object) -> HandlerSpec:
     """Return the handler named *name*. Raises UnknownHandler listing those there are."""
-    spec = service_class.handlers().get(name) if isinstance(name, str) else None
+    spec = service_class._handlers.get(name) if isinstance(name, str) else None
     if spec is None:
         known = ", ".join(service_class.handlers())
         raise UnknownHandler(f"{service_class.__name__} has no handler {name!r}; it has: {known}")

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from sortedcontainers import SortedDict
 
 from replicator.errors import UsageError
-from replicator.values import Codec, codec_for, pack_checked
+from replicator.values import Codec, codec_for, new_tuple, pack_checked
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -87,11 +87,15 @@ class Rows:
                 self._hash_changes()
                 unhashed = self._unhashed
             unhashed[key] = (key_bytes, old)
+        if old is None:
+            if row is not None:
+                rows[key] = row
+            return False
         if row is not None:
-            rows[key] = row
-        elif old is not None:
+            dict.__setitem__(rows, key, row)  # its place in the order stays
+        else:
             del rows[key]
-        return old is not None
+        return True
 
     def get(self, key_bytes: bytes) -> bytes | None:
         """Return the packed row of a packed key, or None if there is none."""
@@ -337,7 +341,7 @@ class Workspace(Generic[T]):
             if table._changes:
                 rows = table._rows.rows
                 listed = [
-                    Change(index, key, pack_checked(key), row)
+                    new_tuple(Change, (index, key, pack_checked(key), row))
                     for key, row in table._changes.items()
                     if row is not None or key in rows
                 ]

@@ -8,6 +8,7 @@ is a frame or UsageError.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import typing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ from replicator.core.messages import (
 )
 from replicator.core.views import Member
 from replicator.errors import UsageError
-from replicator.values import pack_wire, unpack_wire
+from replicator.values import new_tuple, pack_wire, unpack_wire
 
 __all__ = [
     "LEVELS",
@@ -83,6 +84,7 @@ _KINDS: tuple[type[Any], ...] = (
 )
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_NAMES = tuple(tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS)
+_FIELDS_OF = tuple(operator.attrgetter(*names) for names in _FIELD_NAMES)
 
 
 def _is_entries(value: object) -> bool:
@@ -90,18 +92,19 @@ def _is_entries(value: object) -> bool:
 
 
 def _is_member(value: object) -> bool:
-    return type(value) is tuple and len(value) == 2 and all(type(item) is str for item in value)
+    return type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is str
 
 
 def _is_durable(value: object) -> bool:
     return type(value) is int and value >= -1  # -1: the disk does not know this life yet
 
 
+#: What a field's value must be: by its type or, for `int` (none below 0) and `Member`, which are most, looked at in place.
 _CHECKS: dict[Any, Any] = {
-    int: lambda value: type(value) is int and value >= 0,
+    int: int,
     str: lambda value: type(value) is str,
     bytes: lambda value: type(value) is bytes,
-    Member: _is_member,
+    Member: Member,
     tuple[bytes, ...]: _is_entries,
 }
 _FIELD_CHECKS = tuple(
@@ -116,7 +119,7 @@ _FIELD_CHECKS = tuple(
 def encode_frame(database_id: str, frame: Frame) -> bytes:
     """Pack a frame between nodes of one database."""
     number = _KIND_NUMBERS[type(frame)]
-    return pack_wire([WIRE_VERSION, database_id, number, *[getattr(frame, name) for name in _FIELD_NAMES[number]]])
+    return pack_wire((WIRE_VERSION, database_id, number, *_FIELDS_OF[number](frame)))
 
 
 def decode_frame(database_id: str, data: object) -> Frame:
@@ -134,10 +137,20 @@ def decode_frame(database_id: str, data: object) -> Frame:
     checks = _FIELD_CHECKS[number]
     if len(values) != len(checks):
         raise UsageError(f"a {_KINDS[number].__name__} frame has {len(checks)} fields, got {len(values)}")
+    made: list[Any] = []
     for (name, check), value in zip(checks, values, strict=True):
-        if not check(value):
-            raise UsageError(f"field {name} of a {_KINDS[number].__name__} frame is of a wrong type")
-    made = [Member(*value) if name == "sender" else value for (name, _), value in zip(checks, values, strict=True)]
+        if check is int:
+            if type(value) is int and value >= 0:
+                made.append(value)
+                continue
+        elif check is Member:
+            if _is_member(value):
+                made.append(new_tuple(Member, value))
+                continue
+        elif check(value):
+            made.append(value)
+            continue
+        raise UsageError(f"field {name} of a {_KINDS[number].__name__} frame is of a wrong type")
     return typing.cast(Frame, _KINDS[number](*made))
 
 
@@ -174,7 +187,7 @@ def decode_submit(data: object) -> list[Outgoing]:
             or type(flags) is not int
         ):
             raise UsageError("a submitted message must be [bytes, int, int, int]")
-        messages.append(Outgoing(message, remaining_ms, ack, flags))
+        messages.append(new_tuple(Outgoing, item))
     return messages
 
 
@@ -197,5 +210,5 @@ def decode_answers(data: object) -> list[Answer]:
         status, body, facts = item
         if type(status) is not int or type(body) is not bytes:
             raise UsageError("an answer must be [int, bytes, facts]")
-        answers.append(Answer(status, body, Facts(*facts)))
+        answers.append(new_tuple(Answer, (status, body, new_tuple(Facts, facts))))
     return answers

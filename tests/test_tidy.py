@@ -25,7 +25,7 @@ LAYERS = (
     ("replicator.store",),
     ("replicator.transport",),
     ("replicator.arbiter",),
-    ("replicator.watch",),
+    ("replicator.watch", "replicator.answers"),
     ("replicator.node",),
     ("distributor",),
     ("replicator.client",),
@@ -50,8 +50,8 @@ EXCEPTIONS = {
 }
 #: What the core may import besides itself and the layers before it.
 CORE_MAY_IMPORT = {
-    "__future__", "collections", "collections.abc", "dataclasses", "enum", "hashlib", "heapq", "itertools", "random", "struct",
-    "typing", "zlib",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "hashlib", "heapq", "itertools",
+    "random", "struct", "typing", "zlib",
 }  # fmt: skip
 PACKAGES = ("replicator", "distributor")
 CHECKED = (*PACKAGES, "examples", "benchmarks", "tests")

@@ -11,8 +11,9 @@ once; nothing is released by a node that is not the active of its view.
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections import deque
+from typing import NoReturn
 
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.messages import (
@@ -34,7 +35,7 @@ from replicator.core.transactions import Verdict
 from replicator.core.views import Member, View
 from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
 from replicator.service import handler_of
-from replicator.values import pack_wire
+from replicator.values import new_tuple, pack_wire
 
 #: One forward is under way while the next gathers; a second one may leave when it is worth its cost, so that a backup
 #: executes the beginning of a long turn while the active executes its end.
@@ -48,8 +49,7 @@ RETRY_AFTER_MS = 20
 
 #: The result of a probe: all it tells are its facts.
 NOTHING = pack_wire(None)
-LEVELS_BY_NUMBER = {int(level): level for level in Level}
-Waiter = tuple[int, int, int, object, int, bytes]  # seq, tie-break, level, token, status, body
+Waiter = tuple[int, Level, object, int, bytes]  # seq, level, token, status, body
 
 
 class Active:
@@ -58,17 +58,26 @@ class Active:
     def __init__(self, state: State) -> None:
         self.state = state
         self.peers: dict[str, Peer] = {}
+        rules = state.rules
+        #: What may be asked for, and what it comes to: a message may only strengthen the service's mode.
+        self._levels: dict[int, Level] = {
+            int(level): max(level, rules.ack) for level in Level if rules.is_durable or level is not Level.DURABLE
+        }
         self.pending: tuple[View, ...] = ()  # proposals not yet settled; the council sets it
         self.round = 0
         self.begin_seq = 0  # last entry held when this view began: all that was released before is up to here
         self._is_round_due = False
         self._tokens: dict[int, tuple[object, Level]] = {}  # seq -> who waits for its execution
-        self._waiting: dict[Level, list[Waiter]] = {Level.RECEIVED: [], Level.APPLIED: [], Level.DURABLE: []}
+        #: In the order of their seqs; only a repeat does not come last.
+        self._waiting: dict[Level, deque[Waiter]] = {
+            Level.RECEIVED: deque(),
+            Level.APPLIED: deque(),
+            Level.DURABLE: deque(),
+        }
         #: Up to where each other member durably holds what changed, as far as proved (C1); absent members stay where they were.
         self.floors: dict[str, int] = {}
         self.floor = 0  # what all members hold durably; not `low`, which rises when the list overflows, too
         self._barriers: deque[Barrier] = deque()
-        self._tie = 0
 
     # -- admission ---------------------------------------------------------------------------------------------------
 
@@ -80,13 +89,14 @@ class Active:
             self.answer_not_active(token)
             return
         try:
-            level = self._level(submitted.level)
+            level = self._levels.get(submitted.level) or self._refuse_level(submitted.level)
             if len(submitted.message) > state.rules.message_bytes_max:
                 raise MessageTooLarge(
                     f"a message of {len(submitted.message)} bytes is above message_bytes_max = "
                     f"{state.rules.message_bytes_max}"
                 )
-            txn_id, msg_no, name, plain = split_message(submitted.message)
+            message = submitted.message
+            txn_id, msg_no, name, plain = split_message(message)
             if name == PROBE:
                 self._hold(token, Status.DONE, NOTHING, state.fifo.executed_seq)
                 return
@@ -95,7 +105,7 @@ class Active:
                 arguments = spec.arguments_from_plain(plain)
                 state.effects.append(ExecuteRead(token, txn_id, spec, arguments, False))
                 return
-            verdict = state.transactions.judge(submitted.message, txn_id, msg_no, spec.name, state.clock_ms)
+            verdict = state.transactions.judge(message, txn_id, msg_no, spec.name, state.clock_ms)
             if verdict is Verdict.REPEAT:
                 self._repeat(token, txn_id, level)
                 return
@@ -110,25 +120,21 @@ class Active:
         if limit:
             self._answer(token, Status.OVERLOADED, pack_wire([limit, RETRY_AFTER_MS]), 0, Level.ASYNC)
             return
-        entry = self._stamp(Kind.MESSAGE, submitted.message)
+        entry = self._stamp(Kind.MESSAGE, message)
         entry.spec = spec
         entry.arguments = arguments
         self._tokens[entry.seq] = (token, level)
 
-    def _level(self, asked: int) -> Level:
-        rules = self.state.rules
-        level = LEVELS_BY_NUMBER.get(asked)
-        if level is None:
-            raise UsageError(f"ack level {asked!r} is unknown")
-        if level is Level.DURABLE and not self.state.rules.is_durable:
+    def _refuse_level(self, asked: int) -> NoReturn:
+        if asked == Level.DURABLE:
             raise UsageError("ack 'durable' needs a store on disk; this database has store = \"memory\"")
-        return max(level, rules.ack)
+        raise UsageError(f"ack level {asked!r} is unknown")
 
     def _full_limit(self, verdict: Verdict) -> str:
         """Return the name of the limit that is reached, "" if none."""
         state = self.state
         rules, fifo, transactions = state.rules, state.fifo, state.transactions
-        if fifo.unconfirmed_count >= rules.fifo_entries_max:
+        if fifo.last_seq - fifo.held_by_all >= rules.fifo_entries_max:
             return "fifo_entries_max"
         if fifo.bytes_held >= rules.fifo_bytes_max + rules.log_bytes_max:
             return "fifo_bytes_max"
@@ -149,7 +155,8 @@ class Active:
         """Give a message its control header and its place, and have it executed."""
         state = self.state
         assert state.view is not None
-        state.header_ms = max(state.header_ms, state.clock_ms)
+        if state.clock_ms > state.header_ms:
+            state.header_ms = state.clock_ms
         entry = Entry(
             state.view.number,
             state.fifo.last_seq + 1,
@@ -207,8 +214,11 @@ class Active:
         if level is Level.ASYNC:
             self._answer(token, status, body, seq, level)
             return
-        self._tie += 1
-        heapq.heappush(self._waiting[level], (seq, self._tie, level, token, status, body))
+        waiting = self._waiting[level]
+        if not waiting or seq >= waiting[-1][0]:
+            waiting.append((seq, level, token, status, body))
+        else:
+            bisect.insort_right(waiting, (seq, level, token, status, body), key=_seq_of)
 
     def _hold(self, token: object, status: int, body: bytes, seq: int) -> None:
         self._is_round_due = True
@@ -220,8 +230,8 @@ class Active:
         copies = 1
         for peer in self.peers.values():
             copies += peer.is_adopted and not peer.is_joining and peer.match_received >= seq
-        facts = Facts(view.number, seq, int(level), copies, view.mismatch)
-        self.state.effects.append(Reply(token, Answer(int(status), body, facts)))
+        facts = new_tuple(Facts, (view.number, seq, int(level), copies, view.mismatch))
+        self.state.effects.append(Reply(token, new_tuple(Answer, (int(status), body, facts))))
 
     def answer_not_active(self, token: object) -> None:
         """Say who is the active instead: nothing was accepted here."""
@@ -391,7 +401,7 @@ class Active:
             if waiting:
                 mark = received if level is Level.RECEIVED else self.mark(level)
                 while waiting and waiting[0][0] <= mark:
-                    seq, _, asked, token, status, body = heapq.heappop(waiting)
+                    seq, asked, token, status, body = waiting.popleft()
                     self._answer(token, status, body, seq, asked)
         if self._barriers:
             self._release_barriers()
@@ -440,7 +450,7 @@ class Active:
         """Stop being the active: drop held replies, whose outcome is unknown to their callers (V9)."""
         tokens = [token for token, _ in self._tokens.values()]
         for waiting in self._waiting.values():
-            tokens += [waiter[3] for waiter in sorted(waiting, key=lambda waiter: waiter[1])]
+            tokens += [waiter[2] for waiter in waiting]
             waiting.clear()
         tokens += [barrier.token for barrier in self._barriers]
         self._tokens.clear()
@@ -453,6 +463,10 @@ class Active:
             self.state.effects.append(Reply(token, Answer(Status.UNKNOWN, b"", facts)))
         if tokens:
             self.state.note("dropped_replies", count=len(tokens))
+
+
+def _seq_of(waiter: Waiter) -> int:
+    return waiter[0]
 
 
 def refusal_body(error: ReplicatorError) -> bytes:

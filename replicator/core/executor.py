@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-from replicator.context import Abort, Context, Expectation
+from replicator.context import Abort, Context, Expectation, TransactionState
 from replicator.core.effects import ExecuteRead
 from replicator.core.messages import Entry, Kind, Status, split_message
 from replicator.core.transactions import OutcomeState, Transaction, Transactions
 from replicator.errors import UsageError
 from replicator.service import HandlerSpec, Service, handler_of
 from replicator.tables import Change, Database, Tables, Workspace
-from replicator.values import check_plain, pack_checked, pack_wire
+from replicator.values import check_plain, new_tuple, pack_checked, pack_wire
 
 _blake2b = hashlib.blake2b
 _NOTHING: list[Change] = []
@@ -69,22 +69,26 @@ class Executor:
 
     def _run(self, entry: Entry, spec: HandlerSpec, arguments: dict[str, Any], old: Transaction | None) -> Outcome:
         workspace = self._workspace
+        tsd = old.tsd if old is not None else b""
         context: Context[Tables] = Context(
             workspace.view,
+            self._handlers,
             txn_id=entry.txn_id,
             view=entry.view,
             seq=entry.seq,
             now_ms=entry.time_ms,
             seed=entry.seed,
-            tsd=old.tsd if old is not None else b"",
-            handlers=self._handlers,
+            tsd=tsd,
         )
         workspace.begin(writable=True)
         try:
             value = spec.function(self.service, context, **arguments)
             body = pack_checked(spec.result.to_plain(value, "result"))
-            tsd = self._checked_tsd(context, old)
-            expectation = self._checked_expectation(context)
+            if context._tsd is not None:
+                tsd = self._checked_tsd(context._tsd, tsd)
+            expectation = context._expectation
+            if expectation is not None and expectation.within_ms > self.deadline_ms_max:
+                raise UsageError(f"within_ms {expectation.within_ms} is above the limit deadline_ms_max")
             changes = workspace.take_changes()
         except MemoryError:
             workspace.discard()
@@ -97,20 +101,13 @@ class Executor:
             return self._failure(entry, spec, failure, old)
         return _digested(entry, Status.DONE, body, changes, False, expectation, tsd, None)
 
-    def _checked_tsd(self, context: Context[Tables], old: Transaction | None) -> bytes:
-        state = context._tsd
-        if state is None or not state.is_changed:
-            return old.tsd if old is not None else b""
+    def _checked_tsd(self, state: TransactionState, old: bytes) -> bytes:
+        if not state.is_changed:
+            return old
         tsd = state.to_bytes()
         if len(tsd) > self.tsd_bytes_max:
             raise UsageError(f"TSD of {len(tsd)} bytes is above the limit tsd_bytes_max = {self.tsd_bytes_max}")
         return tsd
-
-    def _checked_expectation(self, context: Context[Tables]) -> Expectation | None:
-        expectation = context._expectation
-        if expectation is not None and expectation.within_ms > self.deadline_ms_max:
-            raise UsageError(f"within_ms {expectation.within_ms} is above the limit deadline_ms_max")
-        return expectation
 
     def _refusal(self, entry: Entry, spec: HandlerSpec, abort: Abort, old: Transaction | None) -> Outcome:
         try:
@@ -146,14 +143,7 @@ class Executor:
         """Run a readonly handler on the committed tables; a write in it fails."""
         workspace = self._workspace
         context: Context[Tables] = Context(
-            workspace.view,
-            txn_id=read.txn_id,
-            view=view,
-            seq=seq,
-            now_ms=now_ms,
-            seed=0,
-            tsd=b"",
-            handlers={},
+            workspace.view, {}, txn_id=read.txn_id, view=view, seq=seq, now_ms=now_ms, seed=0, tsd=b""
         )
         nothing = OutcomeState(b"", True, None, b"")
         workspace.begin(writable=False)
@@ -207,9 +197,10 @@ def _digested(
         entry.seq,
         int(status),
         body,
-        [(change.table, change.key_bytes, change.row) for change in changes],
+        [(table, key_bytes, row) for table, _, key_bytes, row in changes],
         tsd,
         (expected.messages, expected.within_ms, expected.otherwise) if expected is not None else None,
     )
     digest = _blake2b(pack_checked(parts), digest_size=8).digest()
-    return Outcome(status, body, changes, OutcomeState(digest, is_kept, expected, tsd), failure)
+    state = new_tuple(OutcomeState, (digest, is_kept, expected, tsd))
+    return new_tuple(Outcome, (status, body, changes, state, failure))

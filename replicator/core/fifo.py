@@ -15,35 +15,26 @@ from replicator.core.messages import Entry
 class Fifo:
     """Entries (base_seq, last_seq], each with its replication indicator (`Entry.digest`)."""
 
-    __slots__ = ("_bytes_held", "_entries", "base_seq", "base_view", "executed_seq", "held_by_all")
+    __slots__ = (
+        "_entries",
+        "base_seq",
+        "base_view",
+        "bytes_held",
+        "executed_seq",
+        "held_by_all",
+        "last_seq",
+        "last_view",
+    )
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
-        self._bytes_held = 0
+        self.bytes_held = 0  # message bytes of all entries held
         self.base_seq = 0
         self.base_view = 0
+        self.last_seq = 0  # of the last entry held; `base_seq` without one
+        self.last_view = 0
         self.executed_seq = 0
         self.held_by_all = 0
-
-    @property
-    def last_seq(self) -> int:
-        """Seq of the last entry held; 0 before the first."""
-        return self.base_seq + len(self._entries)
-
-    @property
-    def last_view(self) -> int:
-        """View of the last entry held; 0 before the first."""
-        return self._entries[-1].view if self._entries else self.base_view
-
-    @property
-    def unconfirmed_count(self) -> int:
-        """Entries that some in-sync node may not hold."""
-        return self.last_seq - self.held_by_all
-
-    @property
-    def bytes_held(self) -> int:
-        """Message bytes of all entries held."""
-        return self._bytes_held
 
     def restart(self, seq: int, view: int) -> None:
         """Begin anew behind (*view*, *seq*), which is executed: after a restart or a catch-up no entry is held.
@@ -51,17 +42,19 @@ class Fifo:
         What all hold is not more than was known before: the others need not be as far as *seq* (V10).
         """
         self._entries = []
-        self._bytes_held = 0
-        self.base_seq = self.executed_seq = seq
+        self.bytes_held = 0
+        self.base_seq = self.last_seq = self.executed_seq = seq
         self.held_by_all = min(self.held_by_all, seq)
-        self.base_view = view
+        self.base_view = self.last_view = view
 
     def append(self, entry: Entry) -> None:
         """Add the next entry."""
         assert entry.seq == self.last_seq + 1, f"{entry} does not follow {self.last_seq}"
         assert entry.view >= self.last_view, f"{entry} is of a view before {self.last_view}"
         self._entries.append(entry)
-        self._bytes_held += len(entry.message)
+        self.last_seq = entry.seq
+        self.last_view = entry.view
+        self.bytes_held += len(entry.message)
 
     def get(self, seq: int) -> Entry | None:
         """Return the entry at *seq*, or None if it is not held."""
@@ -95,11 +88,11 @@ class Fifo:
         Works in strides of a quarter of the bound, as deleting from the front of an array moves the rest.
         """
         surplus = len(self._entries) - entries_max
-        if surplus <= entries_max // 4 and self._bytes_held <= bytes_max:
+        if surplus <= entries_max // 4 and self.bytes_held <= bytes_max:
             return
         count = max(0, surplus)
-        if self._bytes_held > bytes_max:
-            held = self._bytes_held
+        if self.bytes_held > bytes_max:
+            held = self.bytes_held
             target = bytes_max - bytes_max // 4
             for index, entry in enumerate(self._entries):
                 if held <= target:
@@ -111,7 +104,7 @@ class Fifo:
             gone = self._entries[:count]
             self.base_view = gone[-1].view
             self.base_seq += count
-            self._bytes_held -= sum(len(entry.message) for entry in gone)
+            self.bytes_held -= sum(len(entry.message) for entry in gone)
             del self._entries[:count]
 
     def check(self) -> None:
@@ -122,4 +115,5 @@ class Fifo:
             assert entry.view >= view
             view = entry.view
         assert self.executed_seq <= self.last_seq
-        assert self._bytes_held == sum(len(entry.message) for entry in self._entries)
+        assert (self.last_seq, self.last_view) == (self.base_seq + len(self._entries), view)
+        assert self.bytes_held == sum(len(entry.message) for entry in self._entries)

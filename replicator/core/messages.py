@@ -26,6 +26,7 @@ TXN_ID_BYTES = 16
 PROBE = ""
 MESSAGE_HEAD = struct.Struct(">16sI")
 _unpack_head = MESSAGE_HEAD.unpack_from
+_HEAD_BYTES = MESSAGE_HEAD.size
 #: A transaction id begins with six bytes of its time of creation; zero marks one named by the user.
 NAMED_PREFIX = bytes(6)
 
@@ -92,10 +93,10 @@ def encode_message(txn_id: bytes, msg_no: int, handler: str, arguments: dict[str
 
 def split_message(message: bytes) -> tuple[bytes, int, object, object]:
     """Return (txn_id, msg_no, handler, arguments) of packed message bytes. Raises UsageError on garbage."""
-    if len(message) < MESSAGE_HEAD.size + 1:
+    if len(message) <= _HEAD_BYTES:
         raise UsageError(f"a message of {len(message)} bytes is too short to be one")
     txn_id, msg_no = _unpack_head(message)
-    body = unpack_wire(message[MESSAGE_HEAD.size :])
+    body = unpack_wire(message[_HEAD_BYTES:])
     if type(body) is not tuple or len(body) != 2:
         raise UsageError("a message body must be [handler, arguments]")
     if msg_no < 1:
@@ -192,7 +193,7 @@ class Entry:
         fields = unpack_wire(packed)
         if type(fields) is not tuple or tuple(map(type, fields)) != _ENTRY_TYPES:
             raise UsageError("not an entry of the FIFO")
-        if len(fields[6]) < MESSAGE_HEAD.size:
+        if len(fields[6]) < _HEAD_BYTES:
             raise UsageError("an entry's message is too short to be one")
         entry = Entry(*fields)
         entry.packed = packed

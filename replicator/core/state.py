@@ -20,7 +20,7 @@ from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
 from replicator.service import Service
-from replicator.tables import DIGEST_MASK, Change, Database, Tables
+from replicator.tables import DIGEST_MASK, Database, Tables
 
 #: Views of the entries held that a node remembers.
 HISTORY_VIEWS_MAX = 128
@@ -137,29 +137,29 @@ class State:
     def commit(self, entry: Entry, outcome: Outcome) -> None:
         """Make an outcome part of the state: rows, transaction, remembered reply, header time. O(changes)."""
         assert entry.seq == self.fifo.executed_seq + 1, f"{entry} executed after {self.fifo.executed_seq}"
-        if outcome.changes:
-            self._commit_rows(outcome.changes, entry.seq)
-        is_known = self.transactions.record(entry, outcome.status, outcome.body, outcome.state)
-        if is_known is not None:
-            record = self.changes.record
-            record(TRANSACTIONS, entry.txn_id, Op.UPDATE if is_known else Op.INSERT, entry.seq)
-            for txn_id in self.transactions.pruned:
-                record(TRANSACTIONS, txn_id, Op.DELETE, entry.seq)
+        status, body, changes, outcome_state, failure = outcome
+        seq, record = entry.seq, self.changes.record
+        if changes:
+            # Fig. 3: the operation first, then its entry.
+            for change, is_known in zip(changes, self.database.commit(changes), strict=True):
+                op = Op.DELETE if change.row is None else Op.UPDATE if is_known else Op.INSERT
+                record(change.table, change.key_bytes, op, seq)
+        transactions = self.transactions
+        is_known_txn = transactions.record(entry, status, body, outcome_state)
+        if is_known_txn is not None:
+            record(TRANSACTIONS, entry.txn_id, Op.UPDATE if is_known_txn else Op.INSERT, seq)
+            for txn_id in transactions.pruned:
+                record(TRANSACTIONS, txn_id, Op.DELETE, seq)
         if not self.history or entry.view > self.history[-1].view:
-            self.history.append(History(entry.view, entry.seq))
+            self.history.append(History(entry.view, seq))
             del self.history[:-HISTORY_VIEWS_MAX]  # who shares none of them compares everything
-        self.fifo.executed_seq = entry.seq
-        self.header_ms = max(self.header_ms, entry.time_ms)
-        self.clock_ms = max(self.clock_ms, entry.time_ms)
-        if outcome.failure is not None:
-            self.note("handler_failed", seq=entry.seq, txn=entry.txn_id.hex(), failure=outcome.failure)
-
-    def _commit_rows(self, changes: list[Change], seq: int) -> None:
-        """Put the rows and list them as changed (Fig. 3: the operation first, then its entry)."""
-        record = self.changes.record
-        for change, is_known in zip(changes, self.database.commit(changes), strict=True):
-            op = Op.DELETE if change.row is None else Op.UPDATE if is_known else Op.INSERT
-            record(change.table, change.key_bytes, op, seq)
+        self.fifo.executed_seq = seq
+        if entry.time_ms > self.header_ms:
+            self.header_ms = entry.time_ms
+        if entry.time_ms > self.clock_ms:
+            self.clock_ms = entry.time_ms
+        if failure is not None:
+            self.note("handler_failed", seq=seq, txn=entry.txn_id.hex(), failure=failure)
 
     def view_of(self, seq: int) -> int:
         """Return the view of an executed entry, held or not, as far as the history reaches back; 0 beyond it."""

@@ -266,7 +266,7 @@ def test_v8_a_position_is_compared_by_view_and_seq() -> None:
     bent = world.nodes["b"]
     entry = bent.replica.state.fifo.get(1)
     assert entry is not None
-    entry.view = 1
+    entry.view = bent.replica.state.fifo.last_view = 1
     world.kill("c")
     world.settle(1_500)
     assert world.events()["conflict"] >= 1
