@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replicator.core import replica
 from replicator.testing.deployment import Deployment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,5 +117,10 @@ def median(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def about_this_machine() -> dict[str, object]:
-    """Say what the figures were measured on."""
-    return {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
+    """Say what the figures were measured on, and whether with a compiled core."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "compiled": not str(replica.__file__).endswith(".py"),
+    }

@@ -10,7 +10,7 @@ Never does: answer a client, other than with a stale read that is held by all (V
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from replicator.core.active import refusal_body
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
@@ -40,11 +40,10 @@ TAIL_BYTES_MAX = 4 << 20
 STALE_READS_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class StaleRead:
+class StaleRead(NamedTuple):
     """A readonly reply of a backup, held until what it saw is held by all in-sync nodes."""
 
-    token: object
+    token: Any
     status: int
     body: bytes
     seq: int

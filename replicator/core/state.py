@@ -37,7 +37,7 @@ class Role(Enum):
     HALTED = "halted"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rules:
     """What a replica is told from the configuration; units last. See `config.py` for defaults and reasons."""
 

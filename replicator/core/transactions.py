@@ -127,7 +127,7 @@ class Verdict(Enum):
     REPEAT = "repeat of the last message"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TransactionRules:
     """Bounds that are part of the replicated behaviour, so equal on all nodes (in the service fingerprint)."""
 

@@ -87,7 +87,10 @@ def _plant(function: _Function, source: str) -> list[tuple[Any, str, Any]]:
 
 @functools.cache
 def _tree(module: str) -> tuple[str, ast.Module]:
-    source = inspect.getsource(importlib.import_module(module))
+    loaded = importlib.import_module(module)
+    if not str(loaded.__file__).endswith(".py"):
+        raise UsageError(f"{module} is compiled, and a bug can only be planted in its source: leave out --compiled")
+    source = inspect.getsource(loaded)
     return source, ast.parse(source)
 
 

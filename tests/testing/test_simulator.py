@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from replicator.config import LimitsConfig, TimingConfig
+from replicator.core import active
 from replicator.core.backup import Backup
 from replicator.errors import UsageError
 from replicator.testing import Cluster
@@ -33,6 +34,10 @@ FOUND = {
 }
 FAR_S = 10.0**9
 TIMING = TimingConfig(heartbeat_ms=50, suspect_ms=200, connect_ms=100)
+
+
+IS_COMPILED = not str(active.__file__).endswith(".py")
+needs_source = pytest.mark.skipif(IS_COMPILED, reason="a bug is planted in the sources, and this core is compiled")
 
 
 @pytest.mark.parametrize("first", range(0, 200, 10))
@@ -75,6 +80,7 @@ def test_a_seed_gives_the_same_trace_in_every_process() -> None:
     assert f"trace {report.fingerprint:08x}" in line
 
 
+@needs_source
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} {mutant.name}")
 def test_every_mutant_fits_the_source(mutant: Mutant) -> None:
     """A guard that was rewritten would leave its mutant without a place to be planted."""
@@ -82,6 +88,7 @@ def test_every_mutant_fits_the_source(mutant: Mutant) -> None:
         pass
 
 
+@needs_source
 @pytest.mark.parametrize(
     "name", ["reply before the backups hold it", "what was sent counts as held", "a seq is used again"]
 )
@@ -93,6 +100,7 @@ def test_a_planted_bug_is_found_and_gone_afterwards(name: str) -> None:
     assert not simulate(draw(found.seeds - 1), find("registers")).failures
 
 
+@needs_source
 def test_a_mutant_that_does_not_fit_says_so() -> None:
     """A typing error in the table of mutants is no survivor."""
     with (
@@ -102,6 +110,7 @@ def test_a_mutant_that_does_not_fit_says_so() -> None:
         pass
 
 
+@needs_source
 def test_two_edits_of_one_function_are_both_made() -> None:
     """Pairs within one function once lost all edits but the last: the guard that still stood hid the bug."""
     module, guard = "replicator.core.backup", "prev_view != frame.prev_view:\n            return "
@@ -111,6 +120,7 @@ def test_two_edits_of_one_function_are_both_made() -> None:
     assert not {"one", "two"} & set(Backup._accept.__code__.co_consts)
 
 
+@needs_source
 def test_a_failing_run_is_made_smaller_and_still_fails() -> None:
     """The shortest prefix of faults, then each one left out; the command repeats it."""
     [mutant] = [each for each in MUTANTS if each.name == "serves although it was replaced"]
@@ -137,6 +147,13 @@ def test_a_fault_reads_back() -> None:
     """Faults are written and read as a line of text."""
     for fault in draw(3).faults:
         assert Fault.parse(str(fault)) == fault
+
+
+@pytest.mark.skipif(not IS_COMPILED, reason="this core runs from its sources")
+def test_a_compiled_core_says_that_no_bug_can_be_planted() -> None:
+    """`run.py --compiled simulate --mutants` would find nothing, and look as if the checks were weak."""
+    with pytest.raises(UsageError, match="leave out --compiled"), planted(MUTANTS[0]):
+        pass
 
 
 def test_the_command_tells_what_it_played(capsys: pytest.CaptureFixture[str]) -> None:

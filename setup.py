@@ -1,0 +1,51 @@
+"""Compile the core with mypyc if REPLICATOR_COMPILE is set; else there is nothing to do here. All metadata is in setup.cfg.
+
+    pip install "setuptools>=68" "mypy>=1.11,<3" && REPLICATOR_COMPILE=1 pip install --no-build-isolation .
+
+The same sources run either way (docs/decisions/0006); `python3 run.py --compiled test` shows that they behave the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+from setuptools import Extension, setup
+
+#: What every message goes through, and declares no classes that users extend or that are looked into at run time.
+COMPILED = (
+    "replicator/values.py",
+    *(
+        f"replicator/core/{name}.py"
+        for name in (
+            "active",
+            "backup",
+            "changes",
+            "council",
+            "executor",
+            "fifo",
+            "keeping",
+            "peers",
+            "replica",
+            "state",
+            "transactions",
+        )
+    ),
+)
+
+
+def extensions() -> list[Extension]:
+    """Return what is to be compiled."""
+    if not os.environ.get("REPLICATOR_COMPILE"):
+        return []
+    try:
+        from mypyc.build import mypycify
+    except ImportError:
+        raise SystemExit(
+            "REPLICATOR_COMPILE is set, and mypyc is not there: pip install 'mypy>=1.11,<3', then "
+            "REPLICATOR_COMPILE=1 pip install --no-build-isolation ."
+        ) from None
+    found: list[Extension] = mypycify(["--ignore-missing-imports", *COMPILED], group_name="replicator")
+    return found
+
+
+setup(ext_modules=extensions())
