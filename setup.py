@@ -11,9 +11,10 @@ import os
 
 from setuptools import Extension, setup
 
-#: What every message goes through, and declares no classes that users extend or that are looked into at run time.
+#: What every message goes through. Not among them: classes that users extend or make (schema, service, context), and shapes
+#: whose annotations are looked into at run time (frames).
 COMPILED = (
-    "replicator/values.py",
+    *(f"replicator/{name}.py" for name in ("values", "tables", "database", "wire")),
     *(
         f"replicator/core/{name}.py"
         for name in (
@@ -21,15 +22,19 @@ COMPILED = (
             "backup",
             "changes",
             "council",
+            "effects",
             "executor",
             "fifo",
             "keeping",
+            "messages",
             "peers",
             "replica",
             "state",
             "transactions",
         )
     ),
+    *(f"replicator/transport/{name}.py" for name in ("channel", "link", "loop", "server")),
+    *(f"distributor/{name}.py" for name in ("effects", "routing", "sessions", "states")),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from replicator.core.messages import Answer
 from replicator.wire import Outgoing
@@ -24,7 +24,7 @@ class Call(NamedTuple):
 class Complete(NamedTuple):
     """Give a request's answer to whoever submitted it."""
 
-    token: object
+    token: Any
     answer: Answer
 
 

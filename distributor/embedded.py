@@ -30,6 +30,8 @@ from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, encode_submit, new_txn_id
 
 OBJECT_ID = "replicator.client"
+#: How long a leader waits, at most, for callers that have just been answered: about the time of a call without them.
+GATHER_S = 0.000_3
 #: How long `close` waits for the background thread to call back for the last time.
 JOIN_S = 2.0
 
@@ -69,8 +71,9 @@ class Lane:
         self._is_closed = False
         self._followers: dict[Ticket, None] = {}
         self._links: dict[str, BlockingLink] = {}
-        self._is_dozing = False  # the leader waits for time to pass
         self._bell = threading.Event()
+        self._ring_at = 0  # the leader waits at the bell, until so many requests are held; 0: it does not
+        self._expected = 1  # threads that lately waited at one time
         self._started_count = 0  # tickets of `start` without an answer
         self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
         self._background: threading.Thread | None = None
@@ -96,8 +99,7 @@ class Lane:
                 ticket.gate = _lock_type()
                 ticket.gate.acquire()
                 self._followers[ticket] = None
-                if self._is_dozing:
-                    self._bell.set()
+                self._ring()
         if is_leader:
             self._lead(ticket)
         else:
@@ -126,10 +128,13 @@ class Lane:
             else:
                 ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
                 self._started_count += 1
-                if self._is_dozing:
-                    self._bell.set()
+                self._ring()
             if not self._is_led or self._finished:
                 self._background_bell.notify()
+
+    def _ring(self) -> None:
+        if 0 < self._ring_at <= self._routing.count:
+            self._bell.set()
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -192,13 +197,15 @@ class Lane:
 
     def _turn(self, deadline_ms: int | None) -> None:
         """Do what routing wants done now, or wait until it wants something; not beyond *deadline_ms*."""
+        if 0 < self._routing.count < self._expected:
+            self._gather()
         with self._lock:
             now_ms = _now_ms()
             jobs, is_news = self._settle(self._routing.flush(now_ms))
             if not jobs and not is_news:
                 wake_ms = self._routing.next_wake_ms(now_ms)
                 self._bell.clear()
-                self._is_dozing = not self._is_closed
+                self._ring_at = 0 if self._is_closed else 1
             if deadline_ms is None:
                 deadline_ms = self._routing.earliest_deadline_ms(now_ms + 1_000)
         if jobs:
@@ -206,7 +213,22 @@ class Lane:
                 self._perform(job, now_ms, deadline_ms)
         elif not is_news:
             self._bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)
-            self._is_dozing = False
+            self._ring_at = 0
+
+    def _gather(self) -> None:
+        """Give the callers that have just been answered the time to come back: their messages travel in one call then.
+
+        Whoever comes last rings. If some stay away, fewer are expected from now on, so a lonely call waits once at most.
+        """
+        with self._lock:
+            self._bell.clear()
+            self._ring_at = 0 if self._is_closed else self._expected
+            is_needless = not 0 < self._routing.count < self._ring_at
+        if not is_needless:
+            self._bell.wait(GATHER_S)
+        with self._lock:
+            self._ring_at = 0
+            self._expected = max(1, self._routing.count)
 
     def _settle(self, effects: list[Effect]) -> tuple[list[Call | Connect], bool]:
         """Hand out answers; return what is left to do without the lock, and whether anything was handed out."""
@@ -274,6 +296,9 @@ class Lane:
             raise
         with self._lock:
             self._routing.on_answers(job.node, job.call, answers, _now_ms())
+            self._expected = (
+                len(answers) + self._routing.count - self._started_count
+            )  # those answered are still counted
             self._settle(self._routing.drain())
 
     def _connect(self, node: str, now_ms: int, deadline_ms: int | None) -> None:

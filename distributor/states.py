@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RoutingRules:
     """Limits: `silence_ms` without an answer means a lost node; batches are capped by entries and bytes.
 

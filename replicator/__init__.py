@@ -35,8 +35,9 @@ from replicator.errors import (
     UnknownTransaction,
     UsageError,
 )
+from replicator.schema import Tables
 from replicator.service import Service, handler
-from replicator.tables import Table, Tables
+from replicator.tables import Table
 from replicator.watch import Event
 
 if not __debug__:

@@ -16,7 +16,7 @@ from typing import Any
 
 from replicator.cli_status import ask_all, open_link
 from replicator.config import Config
-from replicator.core.messages import Frame, Gather, Gathered, Refused
+from replicator.core.frames import Frame, Gather, Gathered, Refused
 from replicator.core.persistence import Position
 from replicator.core.views import Member, View
 from replicator.errors import LinkLost, ReplicatorError, Unavailable, UsageError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from replicator.errors import UsageError
-from replicator.tables import T
+from replicator.schema import T
 from replicator.values import check_plain, pack_checked, unpack_wire
 
 #: Seeding a `random.Random` costs 6 us, so it is made on first use only.

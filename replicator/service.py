@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from replicator.errors import BadArguments, UnknownHandler, UsageError
-from replicator.tables import T, Tables
+from replicator.schema import T, Tables
 from replicator.values import Codec, codec_for
 
 P = ParamSpec("P")

@@ -1,12 +1,12 @@
-"""Own the replicated tables: their declaration, their rows in memory, and the overlay a handler writes on.
+"""Own one replicated table: its rows in memory with their digest, and the overlay that a handler writes on.
 
-Rows are kept as canonical packed bytes in key order (sortedcontainers). A handler sees `Table` objects of one
-`Workspace`: reads fall through to the committed rows, writes stay in the workspace until `Database.commit`, or vanish with
-`Workspace.discard`. Every committed row adds a 64-bit hash to its table's digest, so equal tables have equal digests
-whatever the order of the writes (claim: SEEDS.md section 4, digests instead of data).
+Rows are kept as canonical packed bytes in key order (sortedcontainers). A handler sees `Table` objects: reads fall through to
+the committed rows, writes stay in the overlay until they are committed or dropped (database.py). Every committed row adds a
+64-bit hash to its table's digest, so equal tables have equal digests whatever the order of the writes (claim: SEEDS.md
+section 4, digests instead of data).
 
-Invariants (`Database.check`): a table's digest equals the sum over its rows; keys iterate in their natural order on
-every node, never in the order of insertion.
+Invariants (`Rows.check`): a table's digest equals the sum over its rows; keys iterate in their natural order on every node,
+never in the order of insertion.
 Never does: log, read a clock, or let a handler see another handler's uncommitted rows.
 """
 
@@ -16,12 +16,12 @@ import hashlib
 import typing
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sortedcontainers import SortedDict
 
 from replicator.errors import UsageError
-from replicator.values import Codec, codec_for, new_tuple, pack_checked
+from replicator.values import Codec, pack_checked
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,7 +31,6 @@ _blake2b = hashlib.blake2b
 #: Changed rows that wait to be hashed, at most: hashing them all takes 3 ms, the longest pause that a digest may cost.
 UNHASHED_ROWS_MAX = 1_024
 _ABSENT = b"absent"  # compared by identity only
-_KEY_TYPES = "str, int, bytes or a tuple of these"
 
 
 class Change(NamedTuple):
@@ -133,9 +132,19 @@ class Rows:
                 digest += row_hash(index, key_bytes, row)
         self._digest = digest & DIGEST_MASK
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Assert that the digest is that of the rows; O(rows)."""
         total = sum(row_hash(self.index, pack_checked(key), row) for key, row in self.rows.items())
         assert total & DIGEST_MASK == self.digest, f"digest of table {self.name} does not match its rows"
+
+
+class Access:
+    """Whether a handler is running that may write: shared by the tables that it sees."""
+
+    __slots__ = ("is_writable",)
+
+    def __init__(self) -> None:
+        self.is_writable = False
 
 
 class Table(MutableMapping[K, V], Generic[K, V]):
@@ -147,18 +156,18 @@ class Table(MutableMapping[K, V], Generic[K, V]):
     Example: `examples/prepaid/service.py`.
     """
 
-    __slots__ = ("_changes", "_decode", "_rows", "_workspace")
+    __slots__ = ("_access", "_changes", "_committed", "_decode")
 
-    def __init__(self, rows: Rows, workspace: Workspace[Any]) -> None:
-        self._rows = rows
-        self._workspace = workspace
+    def __init__(self, committed: Rows, access: Access) -> None:
+        self._committed = committed
+        self._access = access
         self._changes: dict[Any, bytes | None] = {}
-        self._decode = rows.row_codec.decode
+        self._decode = committed.row_codec.decode
 
     def __getitem__(self, key: K) -> V:
         row = self._changes.get(key, _ABSENT)
         if row is _ABSENT:
-            row = self._rows.rows.get(key)
+            row = self._committed.rows.get(key)
         if row is None:
             raise KeyError(key)
         return typing.cast(V, self._decode(row))
@@ -167,18 +176,18 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         """Return the row of *key*, or *default* if there is none."""
         row = self._changes.get(key, _ABSENT)
         if row is _ABSENT:
-            row = self._rows.rows.get(key)
+            row = self._committed.rows.get(key)
         return default if row is None else self._decode(row)
 
     def __contains__(self, key: object) -> bool:
         row = self._changes.get(key, _ABSENT)
         if row is _ABSENT:
-            return key in self._rows.rows
+            return key in self._committed.rows
         return row is not None
 
     def __setitem__(self, key: K, value: V) -> None:
-        rows = self._rows
-        if not self._workspace.is_writable:
+        rows = self._committed
+        if not self._access.is_writable:
             raise self._refusal("changed")
         try:
             rows.key_codec.to_plain(key, "key")  # True == 1, yet they pack differently
@@ -187,18 +196,18 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             raise UsageError(f"table {rows.name}, key {key!r:.80}: {error}") from error
 
     def __delitem__(self, key: K) -> None:
-        if not self._workspace.is_writable:
+        if not self._access.is_writable:
             raise self._refusal("changed")
         if key not in self:
             raise KeyError(key)
-        self._rows.key_codec.to_plain(key, f"table {self._rows.name}: key")
+        self._committed.key_codec.to_plain(key, f"table {self._committed.name}: key")
         self._changes[key] = None
 
     def __iter__(self) -> Iterator[K]:
         return self.keys_between(None, None)
 
     def __len__(self) -> int:
-        rows = self._rows.rows
+        rows = self._committed.rows
         count = len(rows)
         for key, row in self._changes.items():
             if row is None:
@@ -212,7 +221,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
 
         O(log rows) to begin, O(1) a key; with uncommitted inserts also O(inserts log inserts) to begin.
         """
-        rows = self._rows.rows
+        rows = self._committed.rows
         committed = rows.irange(first, last, reverse=reverse)
         if not self._changes:
             return typing.cast(Iterator[K], committed)
@@ -235,10 +244,12 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         return id(self)
 
     def __repr__(self) -> str:
-        return f"<Table {self._rows.name}: {len(self)} rows>"
+        return f"<Table {self._committed.name}: {len(self)} rows>"
 
     def _refusal(self, what: str) -> UsageError:
-        return UsageError(f"table {self._rows.name} cannot be {what} here: only inside a handler that is not readonly")
+        return UsageError(
+            f"table {self._committed.name} cannot be {what} here: only inside a handler that is not readonly"
+        )
 
 
 def _is_between(key: Any, first: Any, last: Any) -> bool:
@@ -263,139 +274,3 @@ def _merge(left: Iterator[Any], right: Iterator[Any], *, reverse: bool) -> Itera
     while b is not end:
         yield b
         b = next(right, end)
-
-
-class Tables:
-    """Declare the tables of a service, as annotations.
-
-        class Accounts(Tables):
-            cards: Table[str, Card]        # card number -> card
-
-    Keys are str, int, bytes or tuples of these; rows are plain values or frozen records. Raises UsageError at class
-    creation for anything that cannot be stored.
-    """
-
-    _schema: ClassVar[tuple[tuple[str, Codec, Codec], ...]] = ()
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        hints = typing.get_type_hints(cls)
-        schema = []
-        for name, annotation in hints.items():
-            if name == "_schema":
-                continue
-            where = f"{cls.__name__}.{name}"
-            if typing.get_origin(annotation) is not Table:
-                raise UsageError(f"{where}: declare it as Table[key type, row type], got {annotation!r}")
-            key_type, row_type = typing.get_args(annotation)
-            schema.append((name, _key_codec(key_type, where), codec_for(row_type, f"{where} row")))
-        cls._schema = tuple(schema)
-
-
-def _key_codec(annotation: Any, where: str) -> Codec:
-    _check_key_type(annotation, where)
-    return codec_for(annotation, f"{where} key")
-
-
-def _check_key_type(annotation: Any, where: str) -> None:
-    if annotation in (str, int, bytes):
-        return None
-    if isinstance(annotation, typing.NewType):
-        return _check_key_type(annotation.__supertype__, where)
-    if typing.get_origin(annotation) is tuple:
-        for argument in typing.get_args(annotation):
-            if argument is not Ellipsis:
-                _check_key_type(argument, where)
-        return None
-    raise UsageError(f"{where}: a key must be {_KEY_TYPES}, as keys need one order everywhere; got {annotation!r}")
-
-
-T = TypeVar("T", bound=Tables)
-
-
-class Workspace(Generic[T]):
-    """One handler's view of the tables: an instance of the declared `Tables` class whose writes can be dropped.
-
-    Reused from one message to the next; `begin` opens it, `take_changes` or `discard` closes it.
-    """
-
-    __slots__ = ("_tables", "is_writable", "view")
-
-    def __init__(self, tables_class: type[T], rows: tuple[Rows, ...]) -> None:
-        self.is_writable = False
-        self.view: T = tables_class()
-        self._tables = tuple(Table[Any, Any](each, self) for each in rows)
-        for each, table in zip(rows, self._tables, strict=True):
-            setattr(self.view, each.name, table)
-
-    def begin(self, *, writable: bool) -> None:
-        """Open for one handler. The workspace must be clean."""
-        assert not self.is_writable
-        self.is_writable = writable
-
-    def take_changes(self) -> list[Change]:
-        """Close and return the changes, ordered by table and key bytes; the workspace is clean again."""
-        self.is_writable = False
-        changes: list[Change] = []
-        for index, table in enumerate(self._tables):
-            if table._changes:
-                rows = table._rows.rows
-                listed = [
-                    new_tuple(Change, (index, key, pack_checked(key), row))
-                    for key, row in table._changes.items()
-                    if row is not None or key in rows
-                ]
-                if len(listed) > 1:
-                    listed.sort(key=_key_bytes)
-                changes += listed
-                table._changes = {}
-        return changes
-
-    def discard(self) -> None:
-        """Close and drop all changes."""
-        self.is_writable = False
-        for table in self._tables:
-            if table._changes:
-                table._changes = {}
-
-
-def _key_bytes(change: Change) -> bytes:
-    return change.key_bytes
-
-
-class Database(Generic[T]):
-    """All committed tables of one replica."""
-
-    def __init__(self, tables_class: type[T]) -> None:
-        self.tables_class = tables_class
-        self.tables = tuple(
-            Rows(index, name, key_codec, row_codec)
-            for index, (name, key_codec, row_codec) in enumerate(tables_class._schema)
-        )
-
-    def workspace(self) -> Workspace[T]:
-        """Make a workspace over the committed rows."""
-        return Workspace(self.tables_class, self.tables)
-
-    def commit(self, changes: list[Change]) -> list[bool]:
-        """Apply a handler's changes; return for each whether there was a row before. O(changes)."""
-        tables = self.tables
-        return [tables[change.table].apply(change.key, change.key_bytes, change.row) for change in changes]
-
-    @property
-    def digest(self) -> int:
-        """The 64-bit digest over all tables: equal tables, equal digests."""
-        return sum(table.digest for table in self.tables) & DIGEST_MASK
-
-    @property
-    def row_count(self) -> int:
-        """Rows in all tables."""
-        count = 0
-        for table in self.tables:
-            count += len(table.rows)
-        return count
-
-    def check(self) -> None:
-        """Assert every invariant; O(rows), for tests and the simulator."""
-        for table in self.tables:
-            table._check()

@@ -13,13 +13,9 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from replicator.core.messages import (
-    LEVELS,
-    PROBE,
+from replicator.core.frames import (
     Adopt,
     Adopted,
-    Answer,
-    Facts,
     Fetch,
     Forward,
     ForwardAck,
@@ -28,12 +24,18 @@ from replicator.core.messages import (
     Gathered,
     Join,
     JoinAnswer,
-    Level,
     Ping,
     Pong,
     Refused,
-    Status,
     Tail,
+)
+from replicator.core.messages import (
+    LEVELS,
+    PROBE,
+    Answer,
+    Facts,
+    Level,
+    Status,
     encode_message,
     named_txn_id,
     new_txn_id,

@@ -18,6 +18,8 @@ LAYERS = (
     ("replicator.values",),
     ("replicator.config",),
     ("replicator.tables",),
+    ("replicator.schema",),
+    ("replicator.database",),
     ("replicator.context",),
     ("replicator.service",),
     ("replicator.core",),

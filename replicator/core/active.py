@@ -16,19 +16,8 @@ from collections import deque
 from typing import NoReturn
 
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
-from replicator.core.messages import (
-    MESSAGE_HEAD,
-    PROBE,
-    Answer,
-    Entry,
-    Facts,
-    Forward,
-    ForwardAck,
-    Kind,
-    Level,
-    Status,
-    split_message,
-)
+from replicator.core.frames import Forward, ForwardAck
+from replicator.core.messages import MESSAGE_HEAD, PROBE, Answer, Entry, Facts, Kind, Level, Status, split_message
 from replicator.core.peers import Barrier, Peer
 from replicator.core.state import Role, State
 from replicator.core.transactions import Verdict

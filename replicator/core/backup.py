@@ -14,21 +14,8 @@ from typing import Any, NamedTuple
 
 from replicator.core.active import refusal_body
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
-from replicator.core.messages import (
-    Adopted,
-    Answer,
-    Entry,
-    Facts,
-    Fetch,
-    Forward,
-    ForwardAck,
-    Kind,
-    Level,
-    Refused,
-    Status,
-    Tail,
-    split_message,
-)
+from replicator.core.frames import Adopted, Fetch, Forward, ForwardAck, Refused, Tail
+from replicator.core.messages import Answer, Entry, Facts, Kind, Level, Status, split_message
 from replicator.core.state import Role, State
 from replicator.errors import UsageError
 from replicator.service import HandlerSpec, handler_of

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from replicator.core.comparing import Compared, all_rows
-from replicator.core.messages import Gather, Gathered, Refused
+from replicator.core.frames import Gather, Gathered, Refused
 from replicator.core.state import Role, State
 from replicator.core.views import Member
 from replicator.errors import UsageError

@@ -14,20 +14,10 @@ from replicator.core.active import Active
 from replicator.core.backup import Backup
 from replicator.core.catchup import Source
 from replicator.core.effects import Connect, Execute, Propose, ReadView, WriteView
+from replicator.core.frames import Adopt, Adopted, Fetch, ForwardAck, JoinAnswer, Ping, Pong, Refused, Tail
 from replicator.core.joining import Joining
 from replicator.core.keeping import Keeper
-from replicator.core.messages import (
-    Adopt,
-    Adopted,
-    Entry,
-    Fetch,
-    ForwardAck,
-    JoinAnswer,
-    Ping,
-    Pong,
-    Refused,
-    Tail,
-)
+from replicator.core.messages import Entry
 from replicator.core.outside import Outside
 from replicator.core.peers import Peer
 from replicator.core.recovery import Recovery

@@ -23,7 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from replicator.core.messages import Answer, Entry, Frame
+from replicator.core.frames import Frame
+from replicator.core.messages import Answer, Entry
 from replicator.core.persistence import Batch
 from replicator.core.views import View
 
@@ -196,21 +197,21 @@ class Reply:
         self.answer = answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WriteView:
     """Store the adopted view's number durably; effects after it wait (V11)."""
 
     view: View
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Write:
     """Store a batch; `Written` follows when it is durable. Effects after it do not wait; one is under way at a time."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Propose:
     """Ask the arbiter to put `view` in the place of the record numbered `base`."""
 
@@ -219,21 +220,21 @@ class Propose:
     asked: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReadView:
     """Ask the arbiter for its present record; `asked`: the highest view known now."""
 
     asked: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Connect:
     """Try the link to `node` now; `LinkUp` or `LinkLost` follows."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Note:
     """Say what happened: logged and counted by the node, printed by the simulator, demanded by tests."""
 
@@ -241,7 +242,7 @@ class Note:
     facts: dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Halt:
     """Stop this node; it must not go on."""
 

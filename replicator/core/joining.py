@@ -12,7 +12,8 @@ from collections.abc import Callable
 from replicator.core.active import Active
 from replicator.core.backup import Backup
 from replicator.core.effects import Connect
-from replicator.core.messages import Join, JoinAnswer, Level
+from replicator.core.frames import Join, JoinAnswer
+from replicator.core.messages import Level
 from replicator.core.peers import Peer
 from replicator.core.persistence import Position
 from replicator.core.recovery import Recovery, catch_up_of

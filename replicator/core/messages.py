@@ -1,22 +1,19 @@
-"""Own the shapes of what travels: messages, control headers (`Entry`), and the frames between nodes.
+"""Own the shapes of what travels: messages, control headers (`Entry`) and answers.
 
 A message is packed once at the client and stays those bytes at every hop:
 `txn_id (16 bytes) | msg_no (4 bytes, from 1) | msgpack [handler, {argument: value}]`. A deadline is a message too, made by
-the active, whose msg_no is the number of the `expect` it ends. Frames come in pairs, a request and its answer, tied by
-`request`; each carries its sender's incarnation, as an ack proves nothing without it (V1, V2).
+the active, whose msg_no is the number of the `expect` it ends.
 
-Never does: pack frames (wire.py does) or decide anything.
+Never does: pack blobs (wire.py does) or decide anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from replicator.core.views import Member
 from replicator.errors import UsageError
 from replicator.values import pack_checked, pack_wire, unpack_wire
 
@@ -204,200 +201,3 @@ class Entry:
 
 
 _ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Entries for a backup, after the entry (prev_view, prev_seq) (V8). Empty: a heartbeat or a barrier round.
-
-    `held_by_all`: every in-sync node holds entries up to here. `round`: echoed by the ack, proves it was made
-    afterwards (V10). `want`: the level at which the ack must come. `floor`: every member holds what changed up to here
-    durably, so change lists may begin behind it (C1).
-    """
-
-    request: int
-    view: int
-    sender: Member
-    target: str
-    prev_view: int
-    prev_seq: int
-    entries: tuple[bytes, ...]
-    held_by_all: int
-    round: int
-    want: int
-    floor: int
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardAck:
-    """What a backup holds, has applied, and has on its disk, in this view.
-
-    `problem`: "", "gap", "conflict", "garbage", "diverged", "unknown view".
-    """
-
-    request: int
-    view: int
-    sender: Member
-    received: int
-    applied: int
-    durable: int
-    round: int
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """The active's announcement of a view: to answer is to adopt it (V7). `record` is the packed view."""
-
-    request: int
-    sender: Member
-    record: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """A member's position in the adopted view: its last entry (last_view, last_seq), and what it has applied."""
-
-    request: int
-    view: int
-    sender: Member
-    last_view: int
-    last_seq: int
-    applied: int
-    fingerprint: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """A promoted node asks for the tail after its own last entry (V7)."""
-
-    request: int
-    view: int
-    sender: Member
-    after_view: int
-    after_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """The entries asked for by `Fetch`; `problem`: "conflict", "trimmed" or "stale", and then there are none."""
-
-    request: int
-    view: int
-    sender: Member
-    entries: tuple[bytes, ...]
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """A node outside says where it stands, and asks the active to be brought level ("recovery completion").
-
-    `position`: its packed position with history, and the lives whose rows it has. `whole`: 1 if what changed has proved not
-    to be all that differs.
-    """
-
-    request: int
-    sender: Member
-    fingerprint: bytes
-    last_view: int
-    last_seq: int
-    position: bytes
-    whole: int
-
-
-@dataclass(frozen=True, slots=True)
-class JoinAnswer:
-    """Accepted if `problem` is empty; `record` is the packed view the answerer knows.
-
-    `catch_up`: 0 no, the FIFO reaches back; 1 from the seq `common` on; 2 everything.
-    """
-
-    request: int
-    sender: Member
-    record: bytes
-    problem: str
-    catch_up: int
-    common: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gather:
-    """A returning node asks for chunk *number* (from 1) of its catch-up beyond `common`.
-
-    `whole`: 0 what changed beyond it, 1 everything, 2 what differs. `keys`: packed keys that it changed itself beyond the
-    common point, or, for what differs, digests of its ranges; a part at a time; `is_last`: there are no more.
-    """
-
-    request: int
-    view: int
-    sender: Member
-    session: int
-    number: int
-    common: int
-    whole: int
-    keys: bytes
-    is_last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """One chunk: packed present rows.
-
-    `ranges`: empty, or a bit for each range whose digest was told, set if it differs. `position`: empty, or with the last
-    chunk the position at S; `left`: a guess.
-    """
-
-    request: int
-    view: int
-    sender: Member
-    session: int
-    number: int
-    rows: bytes
-    ranges: bytes
-    position: bytes
-    left: int
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Are you there, and in which life?"""
-
-    request: int
-    sender: Member
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """The answer to `Ping`."""
-
-    request: int
-    sender: Member
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The answer to a frame of an old view: `record` is the packed newer one (V8)."""
-
-    request: int
-    sender: Member
-    record: bytes
-
-
-Frame = (
-    Forward
-    | ForwardAck
-    | Adopt
-    | Adopted
-    | Fetch
-    | Tail
-    | Join
-    | JoinAnswer
-    | Gather
-    | Gathered
-    | Ping
-    | Pong
-    | Refused
-)
-ANSWERS = (ForwardAck, Adopted, Tail, JoinAnswer, Gathered, Pong, Refused)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from replicator.core.backup import Backup
 from replicator.core.catchup import CHANGED
 from replicator.core.effects import Connect
-from replicator.core.messages import Join, JoinAnswer
+from replicator.core.frames import Join, JoinAnswer
 from replicator.core.recovery import Recovery
 from replicator.core.restarting import Restarting
 from replicator.core.state import State

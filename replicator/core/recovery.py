@@ -13,8 +13,8 @@ from replicator.core.catchup import CHANGED, DIFFERING, MODES, NO_KEYS, WHOLE, K
 from replicator.core.changes import TRANSACTIONS, Op
 from replicator.core.comparing import Comparing
 from replicator.core.effects import Connect
+from replicator.core.frames import Gather, Gathered, JoinAnswer
 from replicator.core.keeping import Keeper
-from replicator.core.messages import Gather, Gathered, JoinAnswer
 from replicator.core.persistence import Batch, Position, StoredRow, common_point
 from replicator.core.state import Role, State
 from replicator.core.transactions import Transaction

@@ -32,8 +32,7 @@ from replicator.core.effects import (
     Written,
 )
 from replicator.core.executor import Outcome
-from replicator.core.keeping import Keeper
-from replicator.core.messages import (
+from replicator.core.frames import (
     Adopt,
     Adopted,
     Fetch,
@@ -43,12 +42,13 @@ from replicator.core.messages import (
     Gathered,
     Join,
     JoinAnswer,
-    Level,
     Ping,
     Pong,
     Refused,
     Tail,
 )
+from replicator.core.keeping import Keeper
+from replicator.core.messages import Level
 from replicator.core.persistence import Restored
 from replicator.core.state import Role, Rules, State
 from replicator.core.views import Member

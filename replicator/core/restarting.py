@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from replicator.core.messages import LEVELS, Join, Level
+from replicator.core.frames import Join
+from replicator.core.messages import LEVELS, Level
 from replicator.core.persistence import Position
 from replicator.core.state import State
 from replicator.core.views import Member, View, restored

@@ -15,12 +15,15 @@ from replicator.core.changes import TRANSACTIONS, ChangeList, Op
 from replicator.core.effects import Effect, Halt, Note, Send
 from replicator.core.executor import Executor, Outcome
 from replicator.core.fifo import Fifo
-from replicator.core.messages import Entry, Frame, Level
+from replicator.core.frames import Frame
+from replicator.core.messages import Entry, Level
 from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
+from replicator.database import Database
+from replicator.schema import Tables
 from replicator.service import Service
-from replicator.tables import DIGEST_MASK, Database, Tables
+from replicator.tables import DIGEST_MASK
 
 #: Views of the entries held that a node remembers.
 HISTORY_VIEWS_MAX = 128

@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 from replicator.config import Config
 from replicator.core.catchup import CHANGED, WHOLE, unpack_rows
 from replicator.core.effects import Note, Write
-from replicator.core.messages import Gathered, JoinAnswer
+from replicator.core.frames import Gathered, JoinAnswer
 from replicator.core.persistence import Position, checked, common_point, unchecked
 from replicator.core.replica import Replica
 from replicator.core.views import Member

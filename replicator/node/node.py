@@ -45,7 +45,8 @@ from replicator.core.effects import (
     WriteView,
     Written,
 )
-from replicator.core.messages import ANSWERS, LEVELS, Answer, Facts, Frame, Status
+from replicator.core.frames import ANSWERS, Frame
+from replicator.core.messages import LEVELS, Answer, Facts, Status
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View

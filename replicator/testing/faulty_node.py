@@ -25,7 +25,8 @@ from loguru import logger
 from replicator import cli
 from replicator.config import Config, load
 from replicator.core.effects import Execute, Send
-from replicator.core.messages import Forward, ForwardAck, split_message
+from replicator.core.frames import Forward, ForwardAck
+from replicator.core.messages import split_message
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.node.node import Node, run_node
 from replicator.service import Service

@@ -40,9 +40,11 @@ from replicator.core.messages import Answer, Entry, Facts, Status, new_txn_id, s
 from replicator.core.replica import Replica
 from replicator.core.state import Rules
 from replicator.core.views import Member, View
+from replicator.database import Database
 from replicator.errors import Divergence, UsageError
+from replicator.schema import Tables
 from replicator.service import Service
-from replicator.tables import Change, Database, Tables
+from replicator.tables import Change
 from replicator.values import pack_checked, unpack, unpack_wire
 from replicator.wire import FLAG_STALE
 

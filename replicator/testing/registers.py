@@ -7,8 +7,9 @@ deadline, random numbers and time, queries. `CellsModel` says what each must ans
 from __future__ import annotations
 
 from replicator.context import Abort, Context
+from replicator.schema import Tables
 from replicator.service import Service, handler
-from replicator.tables import Table, Tables
+from replicator.tables import Table
 
 #: What `begin` and `more` allow until the next message: milliseconds.
 PATIENCE_MS = 1_500

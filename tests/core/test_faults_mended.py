@@ -7,10 +7,9 @@ import pytest
 
 from replicator import Abort, Context, Service, Table, Tables, handler
 from replicator.core.effects import LinkLost, LinkUp, Received, Started, Submitted, Tick, TurnEnded, WriteView
-from replicator.core.messages import (
+from replicator.core.frames import (
     Adopt,
     Adopted,
-    Entry,
     Fetch,
     Forward,
     ForwardAck,
@@ -19,20 +18,17 @@ from replicator.core.messages import (
     Gathered,
     Join,
     JoinAnswer,
-    Level,
     Ping,
     Pong,
     Refused,
-    Status,
     Tail,
-    encode_message,
-    named_txn_id,
 )
+from replicator.core.messages import Entry, Level, Status, encode_message, named_txn_id
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
+from replicator.database import Database
 from replicator.errors import UsageError
-from replicator.tables import Database
 from replicator.values import pack, unpack
 from tests.core.services import Bank
 from tests.core.world import DATABASE, Node, World

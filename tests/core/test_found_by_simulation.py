@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from replicator.core.effects import Submitted, Tick, TurnEnded
-from replicator.core.messages import Forward, Frame, Join, Status, encode_message, new_txn_id
+from replicator.core.frames import Forward, Frame, Join
+from replicator.core.messages import Status, encode_message, new_txn_id
 from replicator.core.views import Member
 from tests.core.services import Bank
 from tests.core.world import World

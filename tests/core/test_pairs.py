@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from replicator.core.effects import Execute, Received, Send, Submitted, TurnEnded
-from replicator.core.messages import (
+from replicator.core.frames import (
     Adopt,
     Adopted,
     Fetch,
@@ -21,13 +21,12 @@ from replicator.core.messages import (
     Frame,
     Join,
     JoinAnswer,
-    Level,
     Ping,
     Pong,
     Refused,
-    Status,
     Tail,
 )
+from replicator.core.messages import Level, Status
 from replicator.core.state import Role
 from replicator.core.views import Member
 from replicator.errors import UsageError

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.core.effects import Received
-from replicator.core.messages import Forward, Gather, Gathered, Level, Status
+from replicator.core.frames import Forward, Gather, Gathered
+from replicator.core.messages import Level, Status
 from replicator.core.persistence import History, common_point
 from replicator.core.state import Role, Rules
 from replicator.errors import CorruptRecord

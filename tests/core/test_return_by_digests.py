@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from replicator.core.messages import Gather, Status, named_txn_id
+from replicator.core.frames import Gather
+from replicator.core.messages import Status, named_txn_id
 from replicator.core.state import Role
 from replicator.store.memory import MemoryStore
 from tests.core.test_return import away_and_back, deposit, facts_of, level, world_with_disks

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from replicator.core.effects import TurnEnded, ViewChanged, Written
-from replicator.core.messages import Forward, Gathered, Join, Level, Status
+from replicator.core.frames import Forward, Gathered, Join
+from replicator.core.messages import Level, Status
 from replicator.core.state import Role, Rules
 from tests.core.services import Bank
 from tests.core.test_return import deposit, level, outage, world_with_disks

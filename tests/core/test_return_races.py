@@ -9,8 +9,9 @@ import pytest
 
 from replicator import Context, Service, Table, Tables, handler
 from replicator.core.effects import Received, TurnEnded
+from replicator.core.frames import Adopt, Fetch, Forward, ForwardAck, Join
 from replicator.core.keeping import LIVES_MAX
-from replicator.core.messages import Adopt, Fetch, Forward, ForwardAck, Join, Level, Status
+from replicator.core.messages import Level, Status
 from replicator.core.state import Role, Rules
 from replicator.store.sqlite import SqliteStore
 from replicator.wire import decode_frame, encode_frame

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator import Table, Tables, UsageError
-from replicator.tables import Database
+from replicator.database import Database
 from tests.core.services import Bank, Card
 from tests.core.world import World
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from replicator.core.messages import Forward, Status
+from replicator.core.frames import Forward
+from replicator.core.messages import Status
 from replicator.core.state import Role
 from tests.core.services import Bank
 from tests.core.world import World

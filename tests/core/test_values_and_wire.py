@@ -9,12 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core.messages import (
+from replicator.core.frames import (
     Adopt,
     Adopted,
-    Answer,
-    Entry,
-    Facts,
     Fetch,
     Forward,
     ForwardAck,
@@ -27,8 +24,8 @@ from replicator.core.messages import (
     Pong,
     Refused,
     Tail,
-    split_message,
 )
+from replicator.core.messages import Answer, Entry, Facts, split_message
 from replicator.core.views import Member, View
 from replicator.errors import CorruptRecord, UsageError
 from replicator.values import codec_for, pack, unpack

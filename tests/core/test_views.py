@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from replicator.core.effects import ArbiterLost, LinkLost, Received, Started, Tick, TurnEnded, ViewChanged
-from replicator.core.messages import Adopt, Adopted, Forward, ForwardAck, Level, Status
+from replicator.core.frames import Adopt, Adopted, Forward, ForwardAck
+from replicator.core.messages import Level, Status
 from replicator.core.state import Role
 from replicator.core.views import Member, View, taken_over
 from tests.core.services import Bank

@@ -5,19 +5,8 @@ from __future__ import annotations
 import pytest
 
 from replicator.core.effects import LinkLost, LinkUp, Received, Reply, Send, Tick, TurnEnded, WriteView
-from replicator.core.messages import (
-    Adopt,
-    Adopted,
-    Entry,
-    Forward,
-    ForwardAck,
-    Frame,
-    Kind,
-    Level,
-    Status,
-    encode_message,
-    named_txn_id,
-)
+from replicator.core.frames import Adopt, Adopted, Forward, ForwardAck, Frame
+from replicator.core.messages import Entry, Kind, Level, Status, encode_message, named_txn_id
 from replicator.core.state import Role
 from replicator.core.views import Member, View
 from tests.core.services import Bank

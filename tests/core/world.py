@@ -38,7 +38,8 @@ from replicator.core.effects import (
     WriteView,
     Written,
 )
-from replicator.core.messages import Answer, Frame, Level, Status, encode_message, named_txn_id
+from replicator.core.frames import Frame
+from replicator.core.messages import Answer, Level, Status, encode_message, named_txn_id
 from replicator.core.persistence import Batch
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules

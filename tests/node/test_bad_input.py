@@ -34,7 +34,8 @@ from replicator import (
 )
 from replicator.cli_status import ask, node_address
 from replicator.config import load
-from replicator.core.messages import Forward, Ping, Pong, Refused, encode_message, new_txn_id
+from replicator.core.frames import Forward, Ping, Pong, Refused
+from replicator.core.messages import encode_message, new_txn_id
 from replicator.core.views import Member
 from replicator.errors import LinkLost
 from replicator.testing.deployment import Deployment

@@ -9,7 +9,8 @@ import pytest
 
 from replicator.config import load
 from replicator.core.effects import Execute
-from replicator.core.messages import Adopt, Entry, Forward, Level, encode_message, named_txn_id
+from replicator.core.frames import Adopt, Forward
+from replicator.core.messages import Entry, Level, encode_message, named_txn_id
 from replicator.core.replica import Replica
 from replicator.core.state import Role
 from replicator.core.views import Member, View

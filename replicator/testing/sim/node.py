@@ -9,7 +9,8 @@ from typing import Any
 
 from replicator.config import Config
 from replicator.core.effects import Execute, Executed, Propose, Reply, Send
-from replicator.core.messages import ForwardAck, Status, split_message
+from replicator.core.frames import ForwardAck
+from replicator.core.messages import Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver

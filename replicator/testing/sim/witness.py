@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from replicator.core.messages import Answer, Facts, ForwardAck, Level, Status
+from replicator.core.frames import ForwardAck
+from replicator.core.messages import Answer, Facts, Level, Status
 from replicator.core.views import View
 from replicator.testing.arbiter import MemoryRegister
 from replicator.testing.sim.node import SimNode
