@@ -36,7 +36,7 @@ from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
 from distributor.states import LinkState, NodeState, Request, RoutingRules
 from replicator.core.messages import Answer, Facts, Status
 from replicator.errors import UsageError
-from replicator.values import pack_wire, unpack_wire
+from replicator.values import new_tuple, pack_wire, unpack_wire
 from replicator.wire import FLAG_STALE, Outgoing
 
 #: First rest of a node that could not be reached or was not active; doubles with each time in a row.
@@ -143,9 +143,7 @@ class Routing:
             if answer.status <= _FINAL_MAX:
                 last = answer
                 if not request.is_done:
-                    request.is_done = True
-                    self.count -= 1
-                    self._effects.append(Complete(request.token, answer))
+                    self._complete(request, answer)
             elif not request.is_done:
                 self._on_refused(node, request, answer, now_ms, back)
         if last is not None:
@@ -174,6 +172,7 @@ class Routing:
         """Forget a request that nobody waits for any more; it is not completed."""
         if not request.is_done:
             request.is_done = True
+            request.token = None
             self.count -= 1
 
     def abandon(self) -> None:
@@ -308,7 +307,8 @@ class Routing:
             waiting.popleft()
             request.is_out = True
             batch.append(request)
-            outgoing.append(Outgoing(request.message, max(1, request.deadline_ms - now_ms), request.ack, request.flags))
+            left_ms = max(1, request.deadline_ms - now_ms)
+            outgoing.append(new_tuple(Outgoing, (request.message, left_ms, request.ack, request.flags)))
         if not batch:
             return False
         node.call += 1
@@ -396,11 +396,7 @@ class Routing:
         if due_ms < request.deadline_ms:
             heapq.heappush(self._later, (due_ms, request.number, request))
             return
-        request.is_done = True
-        self.count -= 1
-        if request.is_unknown:
-            answer = Answer(Status.UNKNOWN, b"", NO_FACTS)
-        self._effects.append(Complete(request.token, answer))
+        self._complete(request, Answer(Status.UNKNOWN, b"", NO_FACTS) if request.is_unknown else answer)
 
     def _take_due(self, now_ms: int) -> None:
         due: list[Request] = []
@@ -413,10 +409,15 @@ class Routing:
 
     def _give_up(self, request: Request) -> None:
         """Complete without an outcome (claim 3)."""
+        status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE
+        self._complete(request, Answer(status, b"", NO_FACTS))
+
+    def _complete(self, request: Request, answer: Answer) -> None:
+        """Give the answer away, once; and the token, whose owner may hold the request: the two would be a ring."""
         request.is_done = True
         self.count -= 1
-        status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE
-        self._effects.append(Complete(request.token, Answer(status, b"", NO_FACTS)))
+        self._effects.append(new_tuple(Complete, (request.token, answer)))
+        request.token = None
 
     def _held(self) -> Iterable[Request]:
         """Every request held, and some that are done."""
