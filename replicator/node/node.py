@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from loguru import logger
@@ -60,14 +61,17 @@ from replicator.node.notes import Notes, says
 from replicator.node.progress import CatchupBar
 from replicator.node.writer import WriterLike
 from replicator.service import Service
-from replicator.transport import SYSTEM, Platform, Request, ServerLike
+from replicator.transport import SYSTEM, LoopLike, Platform, Request, ServerLike
 from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Outgoing, decode_frame, encode_frame
 
 #: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
 TICKS_PER_HEARTBEAT = 4
-#: Young objects before a collection (default 700), and how many of those before the older ones are looked through.
-GC_THRESHOLDS = (50_000, 50, 1_000)
+#: How often, and from how many new objects on, a node looks for rings of them that handlers have left; it takes 1 ms then.
+COLLECT_S = 0.05
+COLLECT_OBJECTS_MIN = 4_000
+#: So many at once come from a load: they stay, and to look through them would hold up the loop.
+COLLECT_OBJECTS_MAX = 100_000
 #: Messages of one turn after which they are forwarded, so that the backups work while we go on.
 SUBMITTED_PER_PUMP = 32
 #: At SIGTERM: how long held replies may still leave.
@@ -445,9 +449,22 @@ def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[
     service_class = load_service_class(config.database.service, folder=config.path.parent)
     node = make(config, name, service_class())
     node.loop.stop_on_signals()
-    # Rows and remembered replies live long and form no cycles: looking through a million of them again and again would
-    # stop the loop for a second each time. What cycles handlers make is still collected, rarely.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.disable()
+    collect_young(node.loop)
     node.run()
+
+
+def collect_young(loop: LoopLike) -> None:
+    """Collect what handlers left in rings, now and then, between messages; never look twice at what stays.
+
+    Rows and remembered replies live long and form no rings: to look through a million of them again would stop the loop for a
+    second. Between messages no handler runs, so that what a handler made for itself is garbage by now.
+    """
+    count = gc.get_count()[0]
+    if count >= COLLECT_OBJECTS_MIN:
+        if count <= COLLECT_OBJECTS_MAX:
+            gc.collect(0)
+        gc.freeze()
+    loop.call_later(COLLECT_S, partial(collect_young, loop))
