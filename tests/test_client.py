@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -17,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from distributor.embedded import Lane
 from replicator import errors
-from replicator.client import Caller, connect, reply, submit, transaction, with_options
+from replicator.client import connect, reply, submit, transaction, with_options
 from replicator.core.messages import split_message
 from replicator.errors import (
     Aborted,
@@ -33,7 +31,6 @@ from replicator.errors import (
     Unavailable,
     UsageError,
 )
-from replicator.service import invoker_of
 from replicator.transport import Address
 from replicator.wire import FLAG_STALE, named_txn_id
 from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
@@ -264,73 +261,6 @@ def test_threads_share_a_client_and_each_message_takes_effect_once(world: World)
         list(pool.map(play, range(8)))
     assert len(node.executed) == 8 * 110 == len(node.messages)
     assert time.monotonic() - started_s < 5.0
-
-
-def test_threads_that_come_back_together_travel_together(world: World) -> None:
-    """Four threads that call again and again: the first that comes back does not leave without the others."""
-    node = world.node()
-    bank = world.client(node)
-
-    def play(number: int) -> None:
-        for step in range(100):
-            bank.deposit(f"owner-{number}", cents=step)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(play, range(4)))
-    assert sum(node.batches) == 400
-    assert len(node.batches) < 300, "about 100 on a quiet machine"
-
-
-def test_a_lonely_caller_stops_waiting_for_those_who_left(world: World) -> None:
-    """After a crowd a single caller waits for company once, 0.3 ms, and not again; nor does one after futures."""
-    bank = world.client(world.node())
-    lane = lane_of(bank)
-    lane._expected = 8
-    assert bank.deposit("alice", cents=1) == 1
-    assert lane._expected == 1
-    for future in [submit(bank.deposit, "alice", cents=2) for _ in range(64)]:
-        assert future.result(WAIT_S) == 2
-    assert lane._expected <= 1
-    assert bank.deposit("alice", cents=3) == 3
-
-
-def test_who_waits_for_company_is_woken_by_the_last_to_come(world: World) -> None:
-    """A bell that rang for nothing, or never, would show as a wait of many seconds here."""
-    node = world.node()
-    bank = world.client(node)
-    lane_of(bank)._expected = 2
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr("distributor.embedded.GATHER_S", 60.0)
-        assert [each.result(WAIT_S) for each in [pool.submit(bank.deposit, "x", cents) for cents in (1, 2)]] == [1, 2]
-        first = pool.submit(bank.deposit, "x", 3)
-        second = submit(bank.deposit, "x", cents=4)  # a future is company as well
-        assert (first.result(WAIT_S), second.result(WAIT_S)) == (3, 4)
-    assert 2 in node.batches
-
-
-def test_what_is_answered_leaves_nothing_to_the_garbage_collector(world: World) -> None:
-    """Rings of objects for each message made the client's process collect garbage a quarter of its time."""
-    bank = world.client(world.node())
-    assert bank.deposit("alice", cents=1) == 1
-    assert submit(bank.deposit, "alice", cents=2).result(WAIT_S) == 2
-    gc.collect()
-    gc.disable()
-    try:
-        for step in range(50):
-            bank.deposit("alice", cents=step)
-            submit(bank.deposit, "alice", cents=step).result(WAIT_S)
-        bank.deposit("alice", cents=0)  # the background thread has let go of the last future
-        assert gc.collect() < 50
-    finally:
-        gc.enable()
-
-
-def lane_of(bank: Bank) -> Lane:
-    caller = invoker_of(bank)
-    assert isinstance(caller, Caller)
-    lane = caller.embedded.lane(0)
-    assert isinstance(lane, Lane)
-    return lane
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------
