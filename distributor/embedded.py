@@ -32,6 +32,8 @@ from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, encode_s
 OBJECT_ID = "replicator.client"
 #: How long a leader waits, at most, for callers that have just been answered: about the time of a call without them.
 GATHER_S = 0.000_3
+#: After this many waits in vain in a row there are 2 ** VAIN_MAX - 1 calls without one.
+VAIN_MAX = 10
 #: How long `close` waits for the background thread to call back for the last time.
 JOIN_S = 2.0
 
@@ -59,6 +61,35 @@ class Ticket:
         self.request: Request | None = None
 
 
+class Company:
+    """Whom a leader waits for before it sends: callers that were answered together and come back at once, as in a loop.
+
+    Learns by trying: the more waits were in vain, the more calls go by until the next, so that callers who come and go as they
+    please lose next to nothing by it.
+    """
+
+    __slots__ = ("_rest", "_vain", "expected")
+
+    def __init__(self) -> None:
+        self.expected = 1  # threads that lately waited at one time
+        self._vain = 0
+        self._rest = 0  # calls to go before the next try
+
+    def is_missing(self, count: int) -> bool:
+        """Whether to wait, with *count* requests there."""
+        return not self._rest and 0 < count < self.expected
+
+    def waited(self, count: int) -> None:
+        """Take note of how many there were after a wait."""
+        self._vain = 0 if count >= self.expected else min(self._vain + 1, VAIN_MAX)
+        self._rest = (1 << self._vain) - 1
+
+    def answered(self, expected: int) -> None:
+        """Take note of a call that was answered, while so many threads waited."""
+        self.expected = expected
+        self._rest = max(0, self._rest - 1)
+
+
 class Lane:
     """One routing, driven by its callers; many threads may share it."""
 
@@ -73,7 +104,7 @@ class Lane:
         self._links: dict[str, BlockingLink] = {}
         self._bell = threading.Event()
         self._ring_at = 0  # the leader waits at the bell, until so many requests are held; 0: it does not
-        self._expected = 1  # threads that lately waited at one time
+        self._company = Company()
         self._started_count = 0  # tickets of `start` without an answer
         self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
         self._background: threading.Thread | None = None
@@ -197,15 +228,17 @@ class Lane:
 
     def _turn(self, deadline_ms: int | None) -> None:
         """Do what routing wants done now, or wait until it wants something; not beyond *deadline_ms*."""
-        if 0 < self._routing.count < self._expected:
+        if self._company.is_missing(self._routing.count):
             self._gather()
         with self._lock:
+            if self._is_closed:
+                return  # whoever waited has been answered
             now_ms = _now_ms()
             jobs, is_news = self._settle(self._routing.flush(now_ms))
             if not jobs and not is_news:
                 wake_ms = self._routing.next_wake_ms(now_ms)
                 self._bell.clear()
-                self._ring_at = 0 if self._is_closed else 1
+                self._ring_at = 1
             if deadline_ms is None:
                 deadline_ms = self._routing.earliest_deadline_ms(now_ms + 1_000)
         if jobs:
@@ -216,19 +249,16 @@ class Lane:
             self._ring_at = 0
 
     def _gather(self) -> None:
-        """Give the callers that have just been answered the time to come back: their messages travel in one call then.
-
-        Whoever comes last rings. If some stay away, fewer are expected from now on, so a lonely call waits once at most.
-        """
+        """Give the callers that have just been answered the time to come back; the last to come rings."""
         with self._lock:
+            if self._is_closed or self._routing.count >= self._company.expected:
+                return
             self._bell.clear()
-            self._ring_at = 0 if self._is_closed else self._expected
-            is_needless = not 0 < self._routing.count < self._ring_at
-        if not is_needless:
-            self._bell.wait(GATHER_S)
+            self._ring_at = self._company.expected
+        self._bell.wait(GATHER_S)
         with self._lock:
             self._ring_at = 0
-            self._expected = max(1, self._routing.count)
+            self._company.waited(self._routing.count)
 
     def _settle(self, effects: list[Effect]) -> tuple[list[Call | Connect], bool]:
         """Hand out answers; return what is left to do without the lock, and whether anything was handed out."""
@@ -296,9 +326,8 @@ class Lane:
             raise
         with self._lock:
             self._routing.on_answers(job.node, job.call, answers, _now_ms())
-            self._expected = (
-                len(answers) + self._routing.count - self._started_count
-            )  # those answered are still counted
+            # Futures do not wait; those that were answered by this are counted until they are settled.
+            self._company.answered(len(answers) + self._routing.count - self._started_count)
             self._settle(self._routing.drain())
 
     def _connect(self, node: str, now_ms: int, deadline_ms: int | None) -> None:

@@ -47,12 +47,14 @@ class World:
         return self._stack.enter_context(FakeNode(mode, **options))  # type: ignore[arg-type]
 
     def client(self, *nodes: FakeNode | Address, timeout_s: float | None = None) -> Bank:
+        return self._stack.enter_context(connect(Bank, self.config(*nodes), timeout_s=timeout_s))
+
+    def config(self, *nodes: FakeNode | Address) -> Path:
         addresses = {
             name: node.address if isinstance(node, FakeNode) else node
             for name, node in zip("abcdef", nodes, strict=False)
         }
-        path = write_config(self._folder, addresses)
-        return self._stack.enter_context(connect(Bank, path, timeout_s=timeout_s))
+        return write_config(self._folder, addresses)
 
 
 @pytest.fixture

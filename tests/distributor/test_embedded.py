@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from distributor.embedded import Lane
-from replicator.client import Caller, submit
+from distributor.embedded import Company, Lane
+from replicator.client import Caller, connect, submit
+from replicator.errors import Unavailable
 from replicator.service import invoker_of
 from tests.distributor.fakes import WAIT_S, Bank
 from tests.test_client import World
@@ -41,21 +43,58 @@ def test_threads_that_come_back_together_travel_together(world: World) -> None:
 def test_a_lonely_caller_stops_waiting_for_those_who_left(world: World) -> None:
     """After a crowd a single caller waits for company once, 0.3 ms, and not again; nor does one after futures."""
     bank = world.client(world.node())
-    lane = lane_of(bank)
-    lane._expected = 8
+    company = lane_of(bank)._company
+    company.expected = 8
     assert bank.deposit("alice", cents=1) == 1
-    assert lane._expected == 1
+    assert company.expected == 1
     for future in [submit(bank.deposit, "alice", cents=2) for _ in range(64)]:
         assert future.result(WAIT_S) == 2
-    assert lane._expected <= 1
+    assert company.expected <= 1
     assert bank.deposit("alice", cents=3) == 3
+
+
+def test_waits_in_vain_become_seldom_and_one_that_was_worth_it_brings_them_back() -> None:
+    """Callers that come and go as they please: of 10,000 calls with others missing, a dozen wait."""
+    company = Company()
+    waits = 0
+    for _ in range(10_000):
+        company.answered(3)
+        if company.is_missing(1):
+            waits += 1
+            company.waited(1)
+    assert waits < 20
+    company.waited(3)
+    company.answered(3)
+    assert company.is_missing(1)
+    assert not company.is_missing(3)
+    assert not company.is_missing(0)
+
+
+def test_closing_while_a_leader_waits_for_company_ends_its_call(world: World) -> None:
+    """It must neither send nor wait any more: its message was never sent, so nothing is unknown."""
+    node = world.node()
+    connection = connect(Bank, world.config(node))
+    bank = connection.client
+    company = lane_of(bank)._company
+    assert bank.deposit("x", cents=1) == 1
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr("distributor.embedded.GATHER_S", 60.0)
+        company.expected = 2
+        call = pool.submit(bank.deposit, "x", 2)
+        lane = lane_of(bank)
+        while not lane._ring_at:
+            time.sleep(0.001)
+        connection.close()
+        with pytest.raises(Unavailable):
+            call.result(WAIT_S)
+    assert len(node.messages) == 1
 
 
 def test_who_waits_for_company_is_woken_by_the_last_to_come(world: World) -> None:
     """A bell that rang for nothing, or never, would show as a wait of many seconds here."""
     node = world.node()
     bank = world.client(node)
-    lane_of(bank)._expected = 2
+    lane_of(bank)._company.expected = 2
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr("distributor.embedded.GATHER_S", 60.0)
         assert [each.result(WAIT_S) for each in [pool.submit(bank.deposit, "x", cents) for cents in (1, 2)]] == [1, 2]
