@@ -11,10 +11,10 @@ import os
 
 from setuptools import Extension, setup
 
-#: What every message goes through. Not among them: classes that users extend or make (schema, service, context), and shapes
-#: whose annotations are looked into at run time (frames).
+#: What every message goes through. Not among them: what handlers touch and users extend (tables, schema, context, service), and
+#: shapes whose annotations are looked into at run time (frames).
 COMPILED = (
-    *(f"replicator/{name}.py" for name in ("values", "tables", "database", "wire")),
+    *(f"replicator/{name}.py" for name in ("values", "rows", "database", "wire")),
     *(
         f"replicator/core/{name}.py"
         for name in (

@@ -230,9 +230,10 @@ class Lane:
         """Do what routing wants done now, or wait until it wants something; not beyond *deadline_ms*."""
         if self._company.is_missing(self._routing.count):
             self._gather()
+            return  # somebody else may have ended the leader's own request meanwhile
         with self._lock:
-            if self._is_closed:
-                return  # whoever waited has been answered
+            if not self._routing.count:
+                return  # all are answered, by `close` or at their deadlines: nothing would ever ring
             now_ms = _now_ms()
             jobs, is_news = self._settle(self._routing.flush(now_ms))
             if not jobs and not is_news:
@@ -325,9 +326,8 @@ class Lane:
                 self._routing.on_given_up(job.node)
             raise
         with self._lock:
+            self._company.answered(self._routing.count - self._started_count)  # futures do not wait
             self._routing.on_answers(job.node, job.call, answers, _now_ms())
-            # Futures do not wait; those that were answered by this are counted until they are settled.
-            self._company.answered(len(answers) + self._routing.count - self._started_count)
             self._settle(self._routing.drain())
 
     def _connect(self, node: str, now_ms: int, deadline_ms: int | None) -> None:

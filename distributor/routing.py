@@ -90,9 +90,8 @@ class Routing:
         self._number += 1
         request = Request(self._number, token, message, ack, flags, deadline_ms)
         if self.is_full:
-            request.is_done = True
-            body = pack_wire(["requests_max", RETRY_AFTER_MS])
-            self._effects.append(Complete(token, Answer(Status.OVERLOADED, body, NO_FACTS)))
+            self.count += 1
+            self._complete(request, Answer(Status.OVERLOADED, pack_wire(["requests_max", RETRY_AFTER_MS]), NO_FACTS))
             return request
         if not self.count or deadline_ms < self._deadline_ms:
             self._deadline_ms = deadline_ms

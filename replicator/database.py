@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
+from replicator.rows import DIGEST_MASK, Access, Change, Rows
 from replicator.schema import T
-from replicator.tables import DIGEST_MASK, Access, Change, Rows, Table
+from replicator.tables import Table
 from replicator.values import new_tuple, pack_checked
 
 

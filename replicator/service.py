@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from replicator.errors import BadArguments, UnknownHandler, UsageError
 from replicator.schema import T, Tables
-from replicator.values import Codec, codec_for
+from replicator.values import Codec, codec_for, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,18 +63,17 @@ class HandlerSpec:
             for parameter in parameters
             if parameter.default is not parameter.empty
         }
-        shown = ", ".join(f"{name}: {self._codecs[name].name}" for name in self.parameters)
-        self.signature = f"{name}({shown}) -> {self.result.name}"
+        listed = ", ".join(f"{name}: {self._codecs[name].name}" for name in self.parameters)
+        self.signature = f"{name}({listed}) -> {self.result.name}"
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Turn a call's arguments into `{name: plain value}`, defaults filled in.
 
         Raises BadArguments naming the argument that is missing, unknown, doubled or of a wrong type.
         """
+        if kwargs.keys() - self._codecs.keys():
+            self._refuse_unknown(kwargs)
         if not args:
-            for name in kwargs:
-                if name not in self._codecs:
-                    raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
             return self._complete(kwargs)
         parameters = self.parameters
         if len(args) > len(parameters):
@@ -83,8 +82,6 @@ class HandlerSpec:
             )
         given = dict(zip(parameters, args, strict=False))
         for name, value in kwargs.items():
-            if name not in self._codecs:
-                raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
             if name in given:
                 raise BadArguments(f"{self.name}: argument {name!r} given twice: {self.signature}")
             given[name] = value
@@ -99,8 +96,13 @@ class HandlerSpec:
             elif name in self._defaults:
                 plain[name] = self._defaults[name]
             else:
-                raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
+                raise BadArguments(f"{where} is missing: {self.signature}")
         return plain
+
+    def _refuse_unknown(self, names: Iterable[object]) -> None:
+        for name in names:
+            if name not in self._codecs:
+                raise BadArguments(f"{self.name}: unknown argument {shown(name)}: {self.signature}")
 
     @staticmethod
     def _to_plain(codec: Codec, value: Any, where: str) -> Any:
@@ -115,7 +117,7 @@ class HandlerSpec:
             raise BadArguments(f"{self.name}: arguments must be a map of names to values: {self.signature}")
         if plain.keys() != self._codecs.keys():
             plain = self._with_defaults(plain)
-        for name, codec, exact_type, _ in self._arguments:
+        for name, codec, exact_type, where in self._arguments:
             value = plain[name]
             if type(value) is exact_type:
                 continue
@@ -125,19 +127,17 @@ class HandlerSpec:
                 else:
                     plain[name] = typed = codec.from_plain(value)
                     codec.to_plain(typed, name)
-            except (UsageError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-                raise BadArguments(f"{self.name}: argument {name!r} does not fit {codec.name}: {error}") from error
+            except Exception as error:  # a record may refuse its values by any
+                raise BadArguments(f"{where} does not fit {codec.name}: {error}") from error
         return plain
 
     def _with_defaults(self, plain: dict[Any, Any]) -> dict[str, Any]:
         """Fill in what is missing. Raises BadArguments for what is unknown, or missing without a default."""
-        for name in plain:
-            if name not in self._codecs:
-                raise BadArguments(f"{self.name}: unknown argument {name!r}: {self.signature}")
+        self._refuse_unknown(plain)
         filled = {**self._defaults, **plain}
-        for name in self.parameters:
+        for name, _, _, where in self._arguments:
             if name not in filled:
-                raise BadArguments(f"{self.name}: argument {name!r} is missing: {self.signature}")
+                raise BadArguments(f"{where} is missing: {self.signature}")
         return filled
 
     def result_from_plain(self, plain: Any) -> Any:
@@ -302,8 +302,8 @@ def handler_of(service_class: type[Service[Any]], name: object) -> HandlerSpec:
     """Return the handler named *name*. Raises UnknownHandler listing those there are."""
     spec = service_class._handlers.get(name) if isinstance(name, str) else None
     if spec is None:
-        known = ", ".join(service_class.handlers())
-        raise UnknownHandler(f"{service_class.__name__} has no handler {name!r}; it has: {known}")
+        known = ", ".join(service_class._handlers)
+        raise UnknownHandler(f"{service_class.__name__} has no handler {shown(name)}; it has: {known}")
     return spec
 
 

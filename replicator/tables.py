@@ -1,150 +1,24 @@
-"""Own one replicated table: its rows in memory with their digest, and the overlay that a handler writes on.
+"""Own what a handler sees of one table: the overlay that it writes on.
 
-Rows are kept as canonical packed bytes in key order (sortedcontainers). A handler sees `Table` objects: reads fall through to
-the committed rows, writes stay in the overlay until they are committed or dropped (database.py). Every committed row adds a
-64-bit hash to its table's digest, so equal tables have equal digests whatever the order of the writes (claim: SEEDS.md
-section 4, digests instead of data).
-
-Invariants (`Rows.check`): a table's digest equals the sum over its rows; keys iterate in their natural order on every node,
-never in the order of insertion.
-Never does: log, read a clock, or let a handler see another handler's uncommitted rows.
+Reads fall through to the committed rows, writes stay in the overlay until they are committed or dropped (database.py).
+Never compiled, as all that handlers touch: a compiled class would take attributes that this one refuses.
+Never does: let a handler see another handler's uncommitted rows.
 """
 
 from __future__ import annotations
 
-import hashlib
 import typing
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from itertools import islice
-from typing import Any, Generic, NamedTuple, TypeVar
-
-from sortedcontainers import SortedDict
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Generic, TypeVar
 
 from replicator.errors import UsageError
-from replicator.values import Codec, pack_checked
+from replicator.rows import Access, Rows
+from replicator.values import pack_checked
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-DIGEST_MASK = 2**64 - 1
-_blake2b = hashlib.blake2b
-#: Changed rows that wait to be hashed, at most: hashing them all takes 3 ms, the longest pause that a digest may cost.
-UNHASHED_ROWS_MAX = 1_024
 _ABSENT = b"absent"  # compared by identity only
-
-
-class Change(NamedTuple):
-    """One changed row: table index, key, the key's packed bytes, and the new packed row (None: deleted)."""
-
-    table: int
-    key: Any
-    key_bytes: bytes
-    row: bytes | None
-
-
-def row_hash(table: int, key_bytes: bytes, row: bytes) -> int:
-    """Hash one row into 64 bits: blake2b over table index, length-prefixed key, row."""
-    head = table.to_bytes(2, "big") + len(key_bytes).to_bytes(4, "big")
-    return int.from_bytes(_blake2b(head + key_bytes + row, digest_size=8).digest(), "big")
-
-
-def hash_sum(table: int, keys: Iterable[bytes], rows: Iterable[bytes]) -> int:
-    """Add up the `row_hash` of many rows: the same, but without a call for each, as a restart hashes a million."""
-    head, from_bytes = table.to_bytes(2, "big"), int.from_bytes
-    hashes = [
-        from_bytes(_blake2b(head + len(key).to_bytes(4, "big") + key + row, digest_size=8).digest(), "big")
-        for key, row in zip(keys, rows, strict=True)
-    ]
-    return sum(hashes) & DIGEST_MASK
-
-
-class Rows:
-    """The committed rows of one table: `{key: packed row}` in key order, and their digest."""
-
-    __slots__ = ("_digest", "_unhashed", "index", "key_codec", "name", "row_codec", "rows")
-
-    def __init__(self, index: int, name: str, key_codec: Codec, row_codec: Codec) -> None:
-        self.index = index
-        self.name = name
-        self.key_codec = key_codec
-        self.row_codec = row_codec
-        self.rows: SortedDict[Any, bytes] = SortedDict()
-        self._digest = 0
-        #: Rows changed since the digest was moved along: {key: (packed key, the row that the digest still has)}.
-        self._unhashed: dict[Any, tuple[bytes, bytes | None]] = {}
-
-    def apply(self, key: Any, key_bytes: bytes, row: bytes | None) -> bool:
-        """Put or delete one row; return whether there was one. O(log rows) for a new or deleted key, else O(1).
-
-        The digest follows later, so that a row changed many times in between is hashed once.
-        """
-        rows = self.rows
-        old = rows.get(key)
-        unhashed = self._unhashed
-        if key not in unhashed:
-            if len(unhashed) >= UNHASHED_ROWS_MAX:
-                self._hash_changes()
-                unhashed = self._unhashed
-            unhashed[key] = (key_bytes, old)
-        if old is None:
-            if row is not None:
-                rows[key] = row
-            return False
-        if row is not None:
-            dict.__setitem__(rows, key, row)  # its place in the order stays
-        else:
-            del rows[key]
-        return True
-
-    def get(self, key_bytes: bytes) -> bytes | None:
-        """Return the packed row of a packed key, or None if there is none."""
-        row: bytes | None = self.rows.get(self.key_codec.decode(key_bytes))
-        return row
-
-    def load(self, keys: Sequence[bytes], rows: Sequence[bytes], digest: int | None = None) -> None:
-        """Take *rows*, with their packed *keys*, in the place of all there were. O(rows log rows).
-
-        *digest*: the sum of their hashes, if the caller has it already.
-        """
-        self.rows = SortedDict(zip(self.key_codec.decode_all(keys), rows, strict=True))
-        self._unhashed = {}
-        self._digest = hash_sum(self.index, keys, rows) if digest is None else digest
-
-    def keys_after(self, last: Any, count: int) -> list[Any]:
-        """Return the next *count* keys after *last* (None: from the first one). O(count + log rows)."""
-        return list(islice(self.rows.irange(last, None, inclusive=(False, True)), count))
-
-    @property
-    def digest(self) -> int:
-        """The sum of the hashes of all rows, 64 bits. O(rows changed since it was last asked for)."""
-        if self._unhashed:
-            self._hash_changes()
-        return self._digest
-
-    def _hash_changes(self) -> None:
-        digest, index, rows = self._digest, self.index, self.rows
-        unhashed, self._unhashed = self._unhashed, {}
-        for key, (key_bytes, old) in unhashed.items():
-            row = rows.get(key)
-            if old is not None:
-                digest -= row_hash(index, key_bytes, old)
-            if row is not None:
-                digest += row_hash(index, key_bytes, row)
-        self._digest = digest & DIGEST_MASK
-
-    def check(self) -> None:
-        """Assert that the digest is that of the rows; O(rows)."""
-        total = sum(row_hash(self.index, pack_checked(key), row) for key, row in self.rows.items())
-        assert total & DIGEST_MASK == self.digest, f"digest of table {self.name} does not match its rows"
-
-
-class Access:
-    """Whether a handler is running that may write: shared by the tables that it sees."""
-
-    __slots__ = ("is_writable",)
-
-    def __init__(self) -> None:
-        self.is_writable = False
 
 
 class Table(MutableMapping[K, V], Generic[K, V]):

@@ -34,10 +34,21 @@ type_names = {type(None): "None", tuple: "tuple", list: "list", dict: "dict", se
 
 #: Tuples within tuples. A bound of our own: how deep Python or msgpack can go depends on who calls, so it would differ by node.
 NESTED_MAX = 100
+#: What was packed may be deeper: records and tuples of an annotation come on top. msgpack packs no more than this.
+PACKED_NESTED_MAX = 512
+SHOWN_MAX = 80
 
 
-def check_plain(value: object, where: str = "value", depth: int = 0) -> None:
-    """Raise UsageError, naming *where*, unless *value* is plain. O(size)."""
+def shown(value: object) -> str:
+    """Return the beginning of `repr(value)` for an error; never fails, however deep what a peer has sent is nested."""
+    try:
+        return repr(value)[:SHOWN_MAX]
+    except RecursionError:
+        return f"a {type(value).__name__} nested very deep"
+
+
+def check_plain(value: object, where: str = "value", levels: int = NESTED_MAX) -> None:
+    """Raise UsageError, naming *where*, unless *value* is plain and has at most *levels* of tuples. O(size)."""
     kind = type(value)
     if kind is str or kind is bool or kind is bytes or value is None:
         return
@@ -48,10 +59,10 @@ def check_plain(value: object, where: str = "value", depth: int = 0) -> None:
         if value != value:
             raise UsageError(f"{where}: NaN cannot be stored, as it is unequal to itself in a digest")
     elif kind is tuple:
-        if depth >= NESTED_MAX:
-            raise UsageError(f"{where[:80]}: tuples are nested more than {NESTED_MAX} deep")
+        if not levels:
+            raise UsageError(f"{where[:SHOWN_MAX]}: tuples are nested more than {NESTED_MAX} deep")
         for index, item in enumerate(cast(tuple[object, ...], value)):
-            check_plain(item, f"{where}[{index}]", depth + 1)
+            check_plain(item, f"{where}[{index}]", levels - 1)
     elif kind is list:
         raise UsageError(f"{where}: a list cannot be stored, as it could change unseen; use a tuple")
     else:
@@ -81,7 +92,7 @@ def unpack(data: bytes) -> Any:
     """Unpack what `pack` packed. Raises UsageError on anything else."""
     try:
         value = _unpackb(data, use_list=False, object_hook=_refuse_map, ext_hook=_refuse_ext)
-        check_plain(value)
+        check_plain(value, levels=PACKED_NESTED_MAX)
         return value
     except _UNPACK_ERRORS as error:
         raise _garbage(error) from error
@@ -163,8 +174,8 @@ def _identity(value: Any) -> Any:
 def _mismatch(value: object, expected: str, where: str) -> UsageError:
     if isinstance(value, list):
         return UsageError(f"{where}: a list cannot be stored, as it could change unseen; use a tuple ({expected})")
-    shown = type_names.get(type(value), type(value).__name__)
-    return UsageError(f"{where}: expected {expected}, got {shown} {value!r:.80}")
+    kind = type_names.get(type(value), type(value).__name__)
+    return UsageError(f"{where}: expected {expected}, got {kind} {shown(value)}")
 
 
 def _scalar(kind: type, name: str) -> Codec:
@@ -307,14 +318,24 @@ def _union_codec(annotation: Any, where: str) -> Codec:
     return Codec(name, to_plain, from_plain, False)
 
 
+#: Records whose codecs are under way, the outermost first.
+_being_made: list[type[Any]] = []
+
+
 def _record_codec(record: type[Any], where: str) -> Codec:
     if not record.__dataclass_params__.frozen:
         raise UsageError(f"{where}: {record.__name__} must be @dataclass(frozen=True), as a row must not change unseen")
+    if record in _being_made:
+        raise UsageError(f"{where}: {record.__name__} holds itself; keep the key of another row instead")
     hints = typing.get_type_hints(record)
     names = tuple(field.name for field in dataclasses.fields(record))
     if any(not field.init for field in dataclasses.fields(record)):
         raise UsageError(f"{where}: {record.__name__} has a field with init=False, which cannot be restored")
-    codecs = tuple(codec_for(hints[name], f"{where}: {record.__name__}.{name}") for name in names)
+    _being_made.append(record)
+    try:
+        codecs = tuple(codec_for(hints[name], f"{where}: {record.__name__}.{name}") for name in names)
+    finally:
+        _being_made.pop()
     pairs = tuple(zip(names, codecs, strict=True))
     record_name = record.__name__
 

@@ -42,7 +42,7 @@ from replicator.core.messages import (
 )
 from replicator.core.views import Member
 from replicator.errors import UsageError
-from replicator.values import new_tuple, pack_wire, unpack_wire
+from replicator.values import new_tuple, pack_wire, shown, unpack_wire
 
 __all__ = [
     "LEVELS",
@@ -132,10 +132,10 @@ def decode_frame(database_id: str, data: object) -> Frame:
     if type(fields) is not tuple or len(fields) < 3 or fields[0] != WIRE_VERSION:
         raise UsageError(f"not a frame of version {WIRE_VERSION}")
     if fields[1] != database_id:
-        raise UsageError(f"a frame of database {fields[1]!r:.40} came to a node of database {database_id!r}")
+        raise UsageError(f"a frame of database {shown(fields[1])} came to a node of database {database_id!r}")
     number, values = fields[2], fields[3:]
     if type(number) is not int or not 0 <= number < len(_KINDS):
-        raise UsageError(f"frame kind {number!r:.20} is unknown")
+        raise UsageError(f"frame kind {shown(number)} is unknown")
     checks = _FIELD_CHECKS[number]
     if len(values) != len(checks):
         raise UsageError(f"a {_KINDS[number].__name__} frame has {len(checks)} fields, got {len(values)}")
@@ -198,6 +198,9 @@ def encode_answers(answers: Sequence[Answer]) -> bytes:
     return pack_wire(answers)
 
 
+_FACTS_TYPES = (int,) * len(Facts._fields)
+
+
 def decode_answers(data: object) -> list[Answer]:
     """Unpack answers. Raises UsageError on garbage."""
     if type(data) is not bytes:
@@ -210,7 +213,7 @@ def decode_answers(data: object) -> list[Answer]:
         if type(item) is not tuple or len(item) != 3 or type(item[2]) is not tuple or len(item[2]) != 5:
             raise UsageError("an answer must be [status, body, [view, seq, level, copies, mismatch]]")
         status, body, facts = item
-        if type(status) is not int or type(body) is not bytes:
-            raise UsageError("an answer must be [int, bytes, facts]")
+        if type(status) is not int or type(body) is not bytes or tuple(map(type, facts)) != _FACTS_TYPES:
+            raise UsageError("an answer must be [int, bytes, five ints]")
         answers.append(new_tuple(Answer, (status, body, new_tuple(Facts, facts))))
     return answers

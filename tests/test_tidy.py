@@ -17,6 +17,7 @@ LAYERS = (
     ("replicator.errors",),
     ("replicator.values",),
     ("replicator.config",),
+    ("replicator.rows",),
     ("replicator.tables",),
     ("replicator.schema",),
     ("replicator.database",),

@@ -17,7 +17,7 @@ from itertools import islice
 from replicator.core.changes import TRANSACTIONS
 from replicator.core.state import State
 from replicator.errors import UsageError
-from replicator.tables import DIGEST_MASK, row_hash
+from replicator.rows import DIGEST_MASK, row_hash
 from replicator.values import pack_wire, unpack_wire
 
 #: Ranges of the first level: 2^14 digests are 128 KB.

@@ -20,7 +20,7 @@ from replicator.core.state import Role, State
 from replicator.core.transactions import Transaction
 from replicator.core.views import Member, View
 from replicator.errors import CorruptRecord, UsageError
-from replicator.tables import DIGEST_MASK, hash_sum, row_hash
+from replicator.rows import DIGEST_MASK, hash_sum, row_hash
 from replicator.values import pack_wire
 
 #: So many of the keys that were undone are named in the Note.

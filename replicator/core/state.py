@@ -21,9 +21,9 @@ from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
 from replicator.database import Database
+from replicator.rows import DIGEST_MASK
 from replicator.schema import Tables
 from replicator.service import Service
-from replicator.tables import DIGEST_MASK
 
 #: Views of the entries held that a node remembers.
 HISTORY_VIEWS_MAX = 128

@@ -30,7 +30,7 @@ from replicator.errors import (
     UnknownTransaction,
     UsageError,
 )
-from replicator.tables import DIGEST_MASK
+from replicator.rows import DIGEST_MASK
 from replicator.values import pack_wire, unpack_wire
 
 #: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.

@@ -50,10 +50,14 @@ class Single:
         """Answer in plain values: status, value or error, facts."""
         status = Status(answer.status)
         reply: dict[str, Any] = {"status": status.name, **answer.facts._asdict()}
-        if status is Status.DONE:
-            reply["value"] = unpack(answer.body)
-        elif answer.body:
-            reply["error"] = unpack_wire(answer.body)
+        try:
+            if status is Status.DONE:
+                reply["value"] = unpack(answer.body)
+            elif answer.body:
+                reply["error"] = unpack_wire(answer.body)
+        except UsageError as error:
+            self.request.refuse(f"the message was processed ({status.name}), and its reply does not read back: {error}")
+            return
         self.request.reply(reply)
 
 

@@ -70,8 +70,8 @@ TICKS_PER_HEARTBEAT = 4
 #: How often, and from how many new objects on, a node looks for rings of them that handlers have left; it takes 1 ms then.
 COLLECT_S = 0.05
 COLLECT_OBJECTS_MIN = 4_000
-#: So many at once come from a load: they stay, and to look through them would hold up the loop.
-COLLECT_OBJECTS_MAX = 100_000
+#: So many at once within one turn are looked through right there, so that one handler's garbage is bounded, too.
+COLLECT_WITHIN_TURN = 100_000
 #: Messages of one turn after which they are forwarded, so that the backups work while we go on.
 SUBMITTED_PER_PUMP = 32
 #: At SIGTERM: how long held replies may still leave.
@@ -132,6 +132,7 @@ class Node:
         self.bar = CatchupBar(sys.stderr)
         self.notes = notes or Notes(name, before=self.bar.clear)
         self.halted_because = ""
+        self.on_loaded: Callable[[], None] = lambda: None  # the rows of a former life are in memory
         self._queue: deque[Effect] = deque()
         self._is_ending = self._is_performing = self._is_ticked = False
         self._submitted_count = 0
@@ -410,6 +411,7 @@ class Node:
             restored = self.writer.load()
             if restored is not None:
                 replica.restore(restored)
+                self.on_loaded()
         else:
             self.folder.refuse_rows()
         self.replica = replica
@@ -451,7 +453,8 @@ def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[
     node.loop.stop_on_signals()
     gc.collect()
     gc.freeze()
-    gc.disable()
+    gc.set_threshold(COLLECT_WITHIN_TURN, 1_000_000, 1_000_000)
+    node.on_loaded = gc.freeze
     collect_young(node.loop)
     node.run()
 
@@ -462,9 +465,8 @@ def collect_young(loop: LoopLike) -> None:
     Rows and remembered replies live long and form no rings: to look through a million of them again would stop the loop for a
     second. Between messages no handler runs, so that what a handler made for itself is garbage by now.
     """
-    count = gc.get_count()[0]
-    if count >= COLLECT_OBJECTS_MIN:
-        if count <= COLLECT_OBJECTS_MAX:
-            gc.collect(0)
+    young, collections, _ = gc.get_count()
+    if young >= COLLECT_OBJECTS_MIN or collections:
+        gc.collect(1)  # both younger generations: all that came since the last time
         gc.freeze()
     loop.call_later(COLLECT_S, partial(collect_young, loop))

@@ -42,9 +42,9 @@ from replicator.core.state import Rules
 from replicator.core.views import Member, View
 from replicator.database import Database
 from replicator.errors import Divergence, UsageError
+from replicator.rows import Change
 from replicator.schema import Tables
 from replicator.service import Service
-from replicator.tables import Change
 from replicator.values import pack_checked, unpack, unpack_wire
 from replicator.wire import FLAG_STALE
 

@@ -48,6 +48,7 @@ from replicator.transport.pyro_frames import (
     unpack,
     uri_of,
 )
+from replicator.values import shown
 
 Endpoint = Callable[..., None]
 OnNote = Callable[[str, dict[str, object]], None]
@@ -237,7 +238,7 @@ class Server:
     def _on_get_metadata(self, request: Request, object_id: object) -> None:
         metadata = self.objects.get(object_id) if isinstance(object_id, str) else None
         if metadata is None:
-            request.refuse(f"unknown object {object_id!r}")
+            request.refuse(f"unknown object {shown(object_id)}")
         else:
             request.reply(metadata)
 
@@ -283,9 +284,9 @@ class _Connection(Channel):
         except UNPACK_ERRORS as problem:
             return f"not a call: {problem}"
         if not isinstance(object_id, str) or object_id not in self.server.objects:
-            return f"unknown object {object_id!r}"
+            return f"unknown object {shown(object_id)}"
         if not isinstance(method, str) or (object_id, method) not in self._methods:
-            return f"object {object_id!r} has no method {method!r}"
+            return f"object {object_id!r} has no method {shown(method)}"
         if keywords:
             return f"{object_id}.{method} takes no keyword arguments"
         if not isinstance(args, tuple):
@@ -324,7 +325,7 @@ class _Connection(Channel):
             self._refuse_handshake(seq, 'a handshake is {"handshake": value, "object": object id}')
             return
         if metadata is None:
-            self._refuse_handshake(seq, f"unknown object {object_id!r}")
+            self._refuse_handshake(seq, f"unknown object {shown(object_id)}")
             return
         self.is_greeted = True
         self.frame_bytes_max = self.message_bytes_max

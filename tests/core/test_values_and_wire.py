@@ -180,9 +180,7 @@ def test_submitted_messages_come_back_in_order(messages: list[Outgoing]) -> None
     assert decode_submit(encode_submit(messages)) == messages
 
 
-@given(
-    st.lists(st.builds(Answer, st.integers(0, 7), blobs, st.builds(Facts, small, small, small, small, st.booleans())))
-)
+@given(st.lists(st.builds(Answer, st.integers(0, 7), blobs, st.builds(Facts, small, small, small, small, small))))
 def test_answers_come_back_in_order(answers: list[Answer]) -> None:
     assert decode_answers(encode_answers(answers)) == answers
 

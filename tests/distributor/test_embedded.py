@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distributor.embedded import Company, Lane
-from replicator.client import Caller, connect, submit
+from replicator.client import Caller, connect, submit, with_options
 from replicator.errors import Unavailable
 from replicator.service import invoker_of
 from tests.distributor.fakes import WAIT_S, Bank
@@ -68,6 +68,18 @@ def test_waits_in_vain_become_seldom_and_one_that_was_worth_it_brings_them_back(
     assert company.is_missing(1)
     assert not company.is_missing(3)
     assert not company.is_missing(0)
+
+
+def test_a_leader_whose_own_deadline_passes_while_it_waits_for_company_returns(world: World) -> None:
+    """Another caller, whose deadline passes first, ends both: nothing would ever ring for the leader then."""
+    bank = with_options(world.client(world.node()), timeout_s=0.05)
+    assert bank.deposit("x", cents=1) == 1
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr("distributor.embedded.GATHER_S", 0.3)
+        lane_of(bank)._company.expected = 5
+        for call in [pool.submit(bank.deposit, "x", 2) for _ in range(2)]:
+            with pytest.raises(Unavailable):
+                call.result(WAIT_S)
 
 
 def test_closing_while_a_leader_waits_for_company_ends_its_call(world: World) -> None:
