@@ -5,7 +5,7 @@ call, hands out the answers, and passes the lead on when its own is there. One c
 and many coalesce by themselves (PERFORMANCE.md, "coalesce at every hop"). Messages without a waiting thread (`start`)
 have a background thread, begun with the first of them: it leads when nobody else does, and calls back.
 
-Invariants: at most one leader, and only the leader touches links; routing, followers and tickets are touched under the
+Invariants: at most one leader, and only the leader touches links; routing, followers and tickets are changed under the
 lock only; no callback and no input or output happens under the lock; a thread that waits gives itself up at its deadline.
 """
 
