@@ -29,6 +29,11 @@ SCENARIOS = (
 )
 
 
+#: Replies are remembered for so long, not for the default 10 minutes: a run has more transactions than `remembered_replies_max`,
+#: and to forget is one of a node's duties.
+RETAIN_MS = 20_000
+
+
 def start_server(stack: ExitStack, kind: str) -> tuple[str, int]:
     """Start a peer; return its address and pid."""
     process = subprocess.Popen(
@@ -49,8 +54,13 @@ def start_systems(stack: ExitStack, folder: Path) -> list[System]:
         address, pid = start_server(stack, kind)
         systems.append(System(f"stock Pyro5 {kind} (unreplicated)", {"kind": "pyro", "target": address}, (pid,)))
     service = "benchmarks.service:Prepaid"
-    alone = stack.enter_context(Deployment(folder / "alone", service=service, nodes=("a",), ack="async", name="alone"))
-    pair = stack.enter_context(Deployment(folder / "pair", service=service, nodes=("a", "b"), ack="async", name="pair"))
+    timing = {"retain_ms": RETAIN_MS}
+    alone = stack.enter_context(
+        Deployment(folder / "alone", service=service, nodes=("a",), ack="async", name="alone", timing=timing)
+    )
+    pair = stack.enter_context(
+        Deployment(folder / "pair", service=service, nodes=("a", "b"), ack="async", name="pair", timing=timing)
+    )
     base = {"kind": "replicated", "distributor": "embedded", "ack": "async"}
     systems.append(System("unreplicated service", {**base, "target": str(alone.config_path)}, node_pids(alone)))
     for distributor in ("embedded", "process"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -33,6 +34,8 @@ from replicator.errors import (
 from replicator.rows import DIGEST_MASK
 from replicator.values import pack_wire, unpack_wire
 
+#: Of the finished and of the named transactions that are due, so many are forgotten with each entry.
+PRUNED_PER_ENTRY = 64
 #: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.
 _TIME_MIX = 0xC2B2AE3D27D4EB4F
 
@@ -142,8 +145,9 @@ class Transactions:
     def __init__(self, rules: TransactionRules) -> None:
         self.rules = rules
         self.open: dict[bytes, Transaction] = {}
-        self.finished: dict[bytes, Transaction] = {}
-        self.named: dict[bytes, Transaction] = {}
+        #: In the order of their end. Ordered dicts, as finding the first of a plain one takes the longer the more were removed.
+        self.finished: OrderedDict[bytes, Transaction] = OrderedDict()
+        self.named: OrderedDict[bytes, Transaction] = OrderedDict()
         self.watermark_ms = 0
         self.digest = 0
         self.pruned: list[bytes] = []  # forgotten by the last `record`
@@ -245,13 +249,22 @@ class Transactions:
         kept[transaction.txn_id] = transaction
 
     def _prune(self, time_ms: int) -> None:
+        """Forget what is due, some with each entry: a million at once would stop the node.
+
+        Those that ended in one millisecond go together, as their order may differ between nodes after a catch-up.
+        """
         due_ms = time_ms + min(self.rules.retain_ms, self.rules.retain_named_ms)
         for kept, retain_ms in ((self.finished, self.rules.retain_ms), (self.named, self.rules.retain_named_ms)):
+            count, last_ms = 0, -1
             while kept:
                 oldest = next(iter(kept.values()))
                 if oldest.ended_ms + retain_ms >= time_ms:
                     due_ms = min(due_ms, oldest.ended_ms + retain_ms)
                     break
+                if count >= PRUNED_PER_ENTRY and oldest.ended_ms != last_ms:
+                    due_ms = time_ms - 1  # the next entry goes on, even one of this very time
+                    break
+                count, last_ms = count + 1, oldest.ended_ms
                 del kept[oldest.txn_id]
                 self.pruned.append(oldest.txn_id)
                 self.digest = (self.digest - oldest.hash) & DIGEST_MASK
@@ -311,13 +324,13 @@ class Transactions:
         """Bring what `put` has put into the order in which it is pruned. O(transactions log transactions)."""
         for name in ("finished", "named"):
             ordered = sorted(getattr(self, name).items(), key=lambda item: item[1].ended_ms)
-            setattr(self, name, dict(ordered))
+            setattr(self, name, OrderedDict(ordered))
         self._prune_ms = 0
         self.rearm()
 
     def forget_all(self) -> None:
         """Begin anew, without any transaction."""
-        self.open, self.finished, self.named = {}, {}, {}
+        self.open, self.finished, self.named = {}, OrderedDict(), OrderedDict()
         self.digest = self.watermark_ms = 0
         self.arrange()
 

@@ -1,0 +1,89 @@
+"""How finished transactions are forgotten: some with each entry, in an order that all nodes share."""
+
+from __future__ import annotations
+
+import random
+
+from replicator.context import Expectation
+from replicator.core.messages import Entry, Kind, encode_message, new_txn_id
+from replicator.core.transactions import PRUNED_PER_ENTRY, OutcomeState, TransactionRules, Transactions
+
+RULES = TransactionRules(retain_ms=1_000, retain_named_ms=5_000, max_skew_ms=1_000)
+BEGIN_MS = 1_800_000_000_000
+
+
+class Node:
+    """Transactions, and the entries that it has recorded."""
+
+    def __init__(self) -> None:
+        self.transactions = Transactions(RULES)
+        self.seq = 0
+
+    def finish(self, time_ms: int, count: int = 1) -> list[bytes]:
+        """Record messages that are whole transactions; return what was forgotten."""
+        forgotten: list[bytes] = []
+        for _ in range(count):
+            self.seq += 1
+            txn_id = new_txn_id(time_ms, self.seq.to_bytes(10, "big"))
+            entry = Entry(1, self.seq, time_ms, 0, b"", int(Kind.MESSAGE), encode_message(txn_id, 1, "x", {}))
+            outcome = OutcomeState(self.seq.to_bytes(8, "big"), False, None, b"")
+            self.transactions.record(entry, 0, b"", outcome)
+            forgotten += self.transactions.pruned
+        return forgotten
+
+
+def test_what_is_due_at_once_is_forgotten_some_with_each_entry() -> None:
+    """After a pause a million may be due; the node must not stop for all of them at the next message."""
+    node = Node()
+    for step in range(500):
+        node.finish(BEGIN_MS + step)
+    later_ms = BEGIN_MS + 10_000
+    assert len(node.finish(later_ms)) == PRUNED_PER_ENTRY
+    assert len(node.finish(later_ms)) == PRUNED_PER_ENTRY  # the same header time: goes on all the same
+    node.finish(later_ms, count=500 // PRUNED_PER_ENTRY)
+    assert node.transactions.remembered_count == node.seq - 500
+    assert node.transactions.watermark_ms == BEGIN_MS + 499
+    node.transactions.check()
+
+
+def test_those_that_ended_together_are_forgotten_together() -> None:
+    node = Node()
+    node.finish(BEGIN_MS, count=300)
+    node.finish(BEGIN_MS + 1, count=300)
+    assert len(node.finish(BEGIN_MS + 10_000)) == 300
+    assert len(node.finish(BEGIN_MS + 10_000)) == 300
+
+
+def test_a_node_that_was_given_its_transactions_forgets_the_same_ones() -> None:
+    """Rows of a catch-up or a disk come in any order; the digests must stay equal at every entry that follows."""
+    chance = random.Random(7)
+    node, other = Node(), Node()
+    time_ms = BEGIN_MS
+    for _ in range(400):
+        time_ms += chance.randrange(3)
+        node.finish(time_ms)
+    rows = [(each.txn_id, each.to_bytes()) for each in node.transactions.finished.values()]
+    chance.shuffle(rows)
+    for txn_id, packed in rows:
+        other.transactions.put(txn_id, packed)
+    other.transactions.arrange()
+    other.seq = node.seq
+    for _ in range(40):
+        time_ms += chance.randrange(200)
+        assert sorted(node.finish(time_ms)) == sorted(other.finish(time_ms))
+        assert node.transactions.digest == other.transactions.digest
+        assert node.transactions.watermark_ms == other.transactions.watermark_ms
+
+
+def test_forgetting_goes_on_while_new_ones_come_and_open_ones_stay() -> None:
+    """Ten thousand under steady traffic: as many are forgotten as come, and one that is open is not among them."""
+    node = Node()
+    entry = Entry(
+        1, 1, BEGIN_MS, 0, b"", int(Kind.MESSAGE), encode_message(new_txn_id(BEGIN_MS, bytes(10)), 1, "x", {})
+    )
+    node.seq = 1
+    node.transactions.record(entry, 0, b"", OutcomeState(bytes(8), False, Expectation(("x",), 60_000, "x"), b""))
+    for step in range(10_000):
+        node.finish(BEGIN_MS + step)
+    assert node.transactions.remembered_count == RULES.retain_ms + 1
+    assert len(node.transactions.open) == 1
