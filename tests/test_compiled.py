@@ -1,4 +1,4 @@
-"""The compiled core is the same core: the same seeds give the same traces, to the byte (docs/decisions/0006)."""
+"""The compiled core is the same core: the same seeds give traces of the same fingerprint (docs/decisions/0006)."""
 
 from __future__ import annotations
 
