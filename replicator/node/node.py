@@ -67,7 +67,7 @@ from replicator.wire import FLAG_STALE, Outgoing, decode_frame, encode_frame
 
 #: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
 TICKS_PER_HEARTBEAT = 4
-#: How often, and from how many new objects on, a node looks for rings of them that handlers have left; it takes 1 ms then.
+#: How often, and from how many new objects on, a node looks for rings of them that handlers have left: 1 ms for so many.
 COLLECT_S = 0.05
 COLLECT_OBJECTS_MIN = 4_000
 #: So many at once within one turn are looked through right there, so that one handler's garbage is bounded, too.

@@ -25,21 +25,6 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield World(tmp_path, stack)
 
 
-def test_threads_that_come_back_together_travel_together(world: World) -> None:
-    """Four threads that call again and again: the first that comes back does not leave without the others."""
-    node = world.node()
-    bank = world.client(node)
-
-    def play(number: int) -> None:
-        for step in range(100):
-            bank.deposit(f"owner-{number}", cents=step)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(play, range(4)))
-    assert sum(node.batches) == 400
-    assert len(node.batches) < 300, "about 100 on a quiet machine"
-
-
 def test_a_lonely_caller_stops_waiting_for_those_who_left(world: World) -> None:
     """After a crowd a single caller waits for company once, 0.3 ms, and not again; nor does one after futures."""
     bank = world.client(world.node())

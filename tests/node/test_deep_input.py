@@ -20,7 +20,7 @@ from replicator.errors import LinkLost
 from replicator.testing.deployment import Deployment
 from replicator.transport import BlockingLink
 from replicator.transport.pyro_frames import MSG_CONNECT, frame
-from replicator.wire import Outgoing, Status, decode_answers, encode_submit
+from replicator.wire import WIRE_VERSION, Outgoing, Status, decode_answers, encode_submit
 from tests.node.deep import Deep, Odd
 
 pytestmark = pytest.mark.timeout(60)
@@ -102,7 +102,8 @@ def submit_to(nodes: Deployment, message: bytes) -> Any:
 
 def test_a_frame_of_a_database_from_the_abyss_is_refused(nodes: Deployment) -> None:
     for address in addresses(nodes):
-        for data in (b"\x93\x03" + ABYSS + b"\x08", b"\x93\x03\xa1x" + ABYSS, ABYSS):
+        head = b"\x93" + bytes([WIRE_VERSION])
+        for data in (head + ABYSS + b"\x08", head + b"\xa1x" + ABYSS, ABYSS):
             link = BlockingLink(address, "replicator.node", connect_s=2.0, message_bytes_max=1 << 20)
             with pytest.raises(LinkLost):
                 link.call("frame", (data,), timeout_s=5.0)
