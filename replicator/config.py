@@ -89,7 +89,8 @@ class TimingConfig:
     connect_ms: int = _key(500, "ms that making a connection may take")
     call_timeout_ms: int = _key(10_000, "ms a client waits for a reply before it says OutcomeUnknown")
     retain_ms: int = _key(600_000, "ms of header time for which a finished transaction's reply is remembered")
-    retain_named_ms: int = _key(86_400_000, "the same for transactions whose id the caller chose")
+    retain_min_ms: int = _key(120_000, "ms it is remembered in any case: when remembered_replies_max are")
+    retain_named_ms: int = _key(86_400_000, "ms for transactions whose id the caller chose, full or not")
     max_skew_ms: int = _key(60_000, "ms a caller's clock may be ahead of the active's")
     name_refresh_ms: int = _key(2_000, "ms between registrations at the name server, which may have forgotten them")
 
@@ -110,7 +111,10 @@ class LimitsConfig:
     log_bytes_max: int = _key(64 << 20, "their bytes")
     tsd_bytes_max: int = _key(65_536, "bytes of one transaction's TSD; above: the handler fails")
     open_txns_max: int = _key(100_000, "open transactions; above: Overloaded")
-    remembered_replies_max: int = _key(1_000_000, "remembered replies (about 500 bytes each); above: Overloaded")
+    remembered_replies_max: int = _key(
+        1_000_000,
+        "remembered replies (about 500 bytes each); above: the oldest are forgotten after retain_min_ms, else Overloaded",
+    )
     deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
     connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")
     clt_keys_max: int = _key(
@@ -255,7 +259,8 @@ def _check(config: Config) -> None:
             demand(getattr(values, each.name) > 0, f"{section}.{each.name}", "must be greater than 0")
     demand(timing.heartbeat_ms * 3 <= timing.suspect_ms, "timing.suspect_ms", "must be at least 3 * heartbeat_ms")
     demand(timing.connect_ms <= timing.suspect_ms, "timing.connect_ms", "must be at most suspect_ms")
-    demand(timing.call_timeout_ms < timing.retain_ms, "timing.retain_ms", "must be greater than call_timeout_ms")
+    for key in ("retain_ms", "retain_min_ms"):
+        demand(timing.call_timeout_ms < getattr(timing, key), f"timing.{key}", "must be greater than call_timeout_ms")
     demand(
         limits.message_bytes_max + limits.batch_bytes_max + 1024 <= limits.frame_bytes_max,
         "limits.frame_bytes_max",

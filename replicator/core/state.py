@@ -7,7 +7,7 @@ commit an outcome, read a position.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import Enum
 from typing import Any
 
@@ -49,6 +49,7 @@ class Rules:
     heartbeat_ms: int = 200
     suspect_ms: int = 1_000
     retain_ms: int = 600_000
+    retain_min_ms: int = 120_000
     retain_named_ms: int = 86_400_000
     max_skew_ms: int = 60_000
     message_bytes_max: int = 1 << 20
@@ -71,7 +72,17 @@ class Rules:
 
     def replicated(self) -> tuple[object, ...]:
         """Return the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
-        return (self.retain_ms, self.retain_named_ms, self.max_skew_ms, self.tsd_bytes_max, self.deadline_ms_max)
+        return (*astuple(self.transactions()), self.tsd_bytes_max, self.deadline_ms_max)
+
+    def transactions(self) -> TransactionRules:
+        """Return the rules by which finished transactions are remembered."""
+        return TransactionRules(
+            self.retain_ms,
+            min(self.retain_min_ms, self.retain_ms),
+            self.retain_named_ms,
+            self.max_skew_ms,
+            self.remembered_replies_max,
+        )
 
 
 class State:
@@ -87,7 +98,7 @@ class State:
         self.service_class = type(service)
         self.fingerprint = self.service_class.fingerprint(*rules.replicated())
         self.database: Database[Tables] = Database(self.service_class.tables_class())
-        self.transactions = Transactions(TransactionRules(rules.retain_ms, rules.retain_named_ms, rules.max_skew_ms))
+        self.transactions = Transactions(rules.transactions())
         self.executor = Executor(
             service, self.database, tsd_bytes_max=rules.tsd_bytes_max, deadline_ms_max=rules.deadline_ms_max
         )

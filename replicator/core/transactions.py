@@ -2,7 +2,9 @@
 
 Replicated state: every node changes it only by `record`, at the same entry, in the same way. A transaction remembers
 its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned by the
-control header's time, never by a clock; ids made at or before the newest pruned one are refused, never run again.
+control header's time, never by a clock: after `retain_ms`, or after `retain_min_ms` once there are `remembered_max`;
+ids made at or before the newest pruned one are refused, never run again. Named ones have no time in their ids, so nothing
+would refuse them afterwards: they stay for `retain_named_ms`.
 
 Invariants (`check`): a transaction is open or finished, never both; the digest is the sum over all of them.
 """
@@ -135,8 +137,10 @@ class TransactionRules:
     """Bounds that are part of the replicated behaviour, so equal on all nodes (in the service fingerprint)."""
 
     retain_ms: int
+    retain_min_ms: int
     retain_named_ms: int
     max_skew_ms: int
+    remembered_max: int
 
 
 class Transactions:
@@ -231,7 +235,7 @@ class Transactions:
             self.open[txn_id] = transaction
         else:
             self._finish(transaction, entry.time_ms)
-        if entry.time_ms > self._prune_ms:
+        if entry.time_ms > self._prune_ms or len(self.finished) + len(self.named) > self.rules.remembered_max:
             self._prune(entry.time_ms)
         return known is not None
 
@@ -253,17 +257,23 @@ class Transactions:
 
         Those that ended in one millisecond go together, as their order may differ between nodes after a catch-up.
         """
-        due_ms = time_ms + min(self.rules.retain_ms, self.rules.retain_named_ms)
-        for kept, retain_ms in ((self.finished, self.rules.retain_ms), (self.named, self.rules.retain_named_ms)):
+        rules = self.rules
+        due_ms = time_ms + min(rules.retain_ms, rules.retain_named_ms)
+        for kept, long_ms, short_ms in (
+            (self.finished, rules.retain_ms, rules.retain_min_ms),
+            (self.named, rules.retain_named_ms, rules.retain_named_ms),
+        ):
             count, last_ms = 0, -1
             while kept:
                 oldest = next(iter(kept.values()))
-                if oldest.ended_ms + retain_ms >= time_ms:
-                    due_ms = min(due_ms, oldest.ended_ms + retain_ms)
-                    break
-                if count >= PRUNED_PER_ENTRY and oldest.ended_ms != last_ms:
-                    due_ms = time_ms - 1  # the next entry goes on, even one of this very time
-                    break
+                if oldest.ended_ms != last_ms:
+                    retain_ms = short_ms if self.remembered_count > rules.remembered_max else long_ms
+                    if oldest.ended_ms + retain_ms >= time_ms:
+                        due_ms = min(due_ms, oldest.ended_ms + retain_ms)
+                        break
+                    if count >= PRUNED_PER_ENTRY:
+                        due_ms = time_ms - 1  # the next entry goes on, even one of this very time
+                        break
                 count, last_ms = count + 1, oldest.ended_ms
                 del kept[oldest.txn_id]
                 self.pruned.append(oldest.txn_id)
@@ -272,8 +282,8 @@ class Transactions:
         self._prune_ms = due_ms
 
     def can_prune(self, time_ms: int) -> bool:
-        """Whether an entry of this header time would forget at least one reply. O(1)."""
-        for kept, retain_ms in ((self.finished, self.rules.retain_ms), (self.named, self.rules.retain_named_ms)):
+        """Whether one entry more, of this header time, would forget at least one reply of a full table. O(1)."""
+        for kept, retain_ms in ((self.finished, self.rules.retain_min_ms), (self.named, self.rules.retain_named_ms)):
             if kept and next(iter(kept.values())).ended_ms + retain_ms < time_ms:
                 return True
         return False

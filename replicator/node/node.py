@@ -87,6 +87,7 @@ def rules_of(config: Config) -> Rules:
         heartbeat_ms=timing.heartbeat_ms,
         suspect_ms=timing.suspect_ms,
         retain_ms=timing.retain_ms,
+        retain_min_ms=timing.retain_min_ms,
         retain_named_ms=timing.retain_named_ms,
         max_skew_ms=timing.max_skew_ms,
         message_bytes_max=limits.message_bytes_max,

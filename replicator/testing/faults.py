@@ -8,13 +8,15 @@ be left out when a failing run is made smaller.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replicator.config import LimitsConfig, TimingConfig
 from replicator.testing.sim.network import Weather
 
 #: Whom a fault is done to, decided when it is done: by role as often as by name.
 TARGETS = ("active", "active", "backup", "backup", "any")
+#: A run with a small table of remembered replies must let named ones go within the run, or it would end full.
+NAMED_MS_MAX = 3_000
 #: Kinds of faults and their weights.
 KINDS = {
     "crash": 4,
@@ -107,7 +109,8 @@ class Options:
                 f"{self.keys} keys, pause {self.think_ms} ms, long {self.nap_part}, reads {self.read_part}, "
                 f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
                 f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
-                f"retain {timing.retain_ms}/{timing.retain_named_ms} ms; log {limits.log_entries_max} entries, batch "
+                f"retain {timing.retain_ms}/{timing.retain_min_ms}/{timing.retain_named_ms} ms, {limits.remembered_replies_max} "
+                f"replies; log {limits.log_entries_max} entries, batch "
                 f"{limits.batch_entries_max}, fifo {limits.fifo_entries_max}, open {limits.open_txns_max}; list "
                 f"{limits.clt_keys_max} keys, join {limits.join_entries_max} entries, catch-up {limits.catchup_rows_max} rows, "
                 f"{limits.catchup_bytes_per_s} bytes/s",
@@ -154,6 +157,9 @@ def draw(seed: int) -> Options:
         open_txns_max=chance.choice((3, 100_000, 100_000, 100_000)),
     )
     options.nap_part = chance.choice((0.0, 0.0, 0.02, 0.1))
+    if options.timing.retain_named_ms <= NAMED_MS_MAX and chance.random() < 0.5:
+        options.limits = replace(options.limits, remembered_replies_max=chance.choice((5, 20, 100)))
+        options.timing = replace(options.timing, retain_min_ms=chance.choice((300, 1_000)))
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
     return options
 
@@ -166,7 +172,7 @@ def _draw_timing(chance: random.Random, delay_ms: int) -> TimingConfig:
         suspect_ms=heartbeat_ms * chance.choice((3, 5)),
         connect_ms=chance.choice((50, 200, 500)),
         retain_ms=chance.choice((600, 3_000, 600_000, 600_000)),
-        retain_named_ms=chance.choice((3_000, 86_400_000, 86_400_000)),
+        retain_named_ms=chance.choice((NAMED_MS_MAX, 86_400_000, 86_400_000)),
         name_refresh_ms=chance.choice((300, 2_000)),
         call_timeout_ms=10_000,
     )

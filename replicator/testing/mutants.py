@@ -251,6 +251,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     one(
         "P2",
+        "a full table forgets a part of those that ended together",
+        TRANSACTIONS,
+        "                if oldest.ended_ms != last_ms:",
+        "                if True:",
+    ),
+    one(
+        "P2",
         "the duplicate filter is lost at promotion",
         COUNCIL,
         "            state.transactions.rearm()\n",

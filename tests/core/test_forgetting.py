@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from replicator.context import Expectation
-from replicator.core.messages import Entry, Kind, encode_message, new_txn_id
+from replicator.core.messages import Entry, Kind, encode_message, named_txn_id, new_txn_id
 from replicator.core.transactions import PRUNED_PER_ENTRY, OutcomeState, TransactionRules, Transactions
 
-RULES = TransactionRules(retain_ms=1_000, retain_named_ms=5_000, max_skew_ms=1_000)
+RULES = TransactionRules(
+    retain_ms=1_000, retain_min_ms=300, retain_named_ms=5_000, max_skew_ms=1_000, remembered_max=20_000
+)
 BEGIN_MS = 1_800_000_000_000
 
 
@@ -87,3 +90,51 @@ def test_forgetting_goes_on_while_new_ones_come_and_open_ones_stay() -> None:
         node.finish(BEGIN_MS + step)
     assert node.transactions.remembered_count == RULES.retain_ms + 1
     assert len(node.transactions.open) == 1
+
+
+def full_node(limit: int, **changes: int) -> Node:
+    """A node that remembers *limit* replies, one for each millisecond, and may not remember more."""
+    node = Node()
+    node.transactions.rules = replace(RULES, remembered_max=limit, retain_ms=100_000, **changes)
+    for step in range(limit):
+        assert not node.finish(BEGIN_MS + step)
+    return node
+
+
+def test_a_full_table_forgets_the_oldest_but_none_before_its_time() -> None:
+    """Only what is above the limit goes, and only what is older than retain_min_ms; with room it would stay."""
+    node = full_node(1_000)
+    first = next(iter(node.transactions.finished))
+    assert node.finish(BEGIN_MS + 1_000) == [first]  # 1,000 ms old, where retain_min_ms is 300
+    assert node.transactions.remembered_count == 1_000
+    node = full_node(200)
+    assert not node.finish(BEGIN_MS + 300)  # the oldest is 300 ms old, and not older
+    assert not node.transactions.can_prune(BEGIN_MS + 300)
+    assert node.transactions.can_prune(BEGIN_MS + 301)
+    assert len(node.finish(BEGIN_MS + 301)) == 1  # the oldest; the others are younger than 300 ms
+    assert len(node.finish(BEGIN_MS + 9_000)) == 2  # down to the limit and not below
+    assert node.transactions.remembered_count == 200
+    node.transactions.check()
+
+
+def test_a_full_table_forgets_whole_milliseconds() -> None:
+    """Nodes may hold those of one millisecond in different orders, so the limit never falls between them."""
+    node = full_node(10)
+    node.transactions.rules = replace(node.transactions.rules, remembered_max=15)
+    node.finish(BEGIN_MS + 10, count=5)
+    assert len(node.finish(BEGIN_MS + 900, count=11)) == 15  # ten, one with each entry, and the five together
+    assert node.transactions.remembered_count == 11
+
+
+def test_named_transactions_are_not_forgotten_for_want_of_room() -> None:
+    """Their ids tell no time: once forgotten, a repeat of them would be run again."""
+    node = Node()
+    node.transactions.rules = replace(RULES, remembered_max=2)
+    for number in range(5):
+        node.seq += 1
+        message = encode_message(named_txn_id(f"order {number}"), 1, "x", {})
+        entry = Entry(1, node.seq, BEGIN_MS + number, 0, b"", int(Kind.MESSAGE), message)
+        node.transactions.record(entry, 0, b"", OutcomeState(bytes(8), False, None, b""))
+    assert not node.finish(BEGIN_MS + 4_000)
+    assert not node.transactions.can_prune(BEGIN_MS + 4_300)
+    assert len(node.transactions.named) == 5

@@ -189,6 +189,26 @@ def test_an_id_older_than_what_is_remembered_is_too_late_and_never_run_again() -
     world.check()
 
 
+def test_a_full_table_forgets_its_oldest_replies_and_never_runs_them_again() -> None:
+    """Above remembered_replies_max a reply is kept for retain_min_ms only, on all nodes alike; its repeat is TooLate."""
+    world = World(Bank, remembered_replies_max=3, retain_min_ms=2_000)
+    ids = [new_txn_id(world.now_ms, bytes([number]) * 10) for number in range(3)]
+    for txn_id in ids:
+        assert raw(world, txn_id).status == DONE
+    refused = new_txn_id(world.now_ms, b"0123456789")
+    assert raw(world, refused).status == Status.OVERLOADED  # the three are too young to be forgotten
+    assert raw(world, ids[0]).status == DONE  # and so are answered as before
+    world.settle(3_000)
+    assert raw(world, ids[1]).status == DONE  # old enough, but a repeat needs no room
+    assert raw(world, new_txn_id(world.now_ms, b"abcdefghij")).status == DONE
+    before = world.active.replica.state.database.digest
+    assert b"TooLate" in raw(world, ids[0]).body
+    survivor(world)
+    assert b"TooLate" in raw(world, ids[1]).body
+    assert world.active.replica.state.database.digest == before, "a forgotten transaction ran again"
+    world.check()
+
+
 def test_an_id_from_the_future_is_refused() -> None:
     """More than max_skew_ms ahead of the header's time: the caller's clock is wrong."""
     world = World(Bank)
