@@ -34,10 +34,10 @@ SCENARIOS = (
 RETAIN_MS = 20_000
 
 
-def start_server(stack: ExitStack, kind: str) -> tuple[str, int]:
+def start_server(stack: ExitStack, *kind: str) -> tuple[str, int]:
     """Start a peer; return its address and pid."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.servers", kind], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "benchmarks.servers", *kind], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     stack.callback(process.wait)
     stack.callback(process.kill)
@@ -50,9 +50,11 @@ def start_systems(stack: ExitStack, folder: Path) -> list[System]:
     systems: list[System] = []
     address, pid = start_server(stack, "tcp")
     systems.append(System("raw TCP round trip", {"kind": "tcp", "target": address}, (pid,)))
-    for kind in ("thread", "multiplex"):
-        address, pid = start_server(stack, kind)
-        systems.append(System(f"stock Pyro5 {kind} (unreplicated)", {"kind": "pyro", "target": address}, (pid,)))
+    for serializer, name in (("serpent", "stock Pyro5 {}"), ("msgpack", "Pyro5 {} with msgpack")):
+        for kind in ("thread", "multiplex"):
+            address, pid = start_server(stack, kind, serializer)
+            options = {"kind": "pyro", "target": address, "serializer": serializer}
+            systems.append(System(f"{name.format(kind)} (unreplicated)", options, (pid,)))
     service = "benchmarks.service:Prepaid"
     timing = {"retain_ms": RETAIN_MS}
     alone = stack.enter_context(
@@ -87,6 +89,7 @@ def print_ratios(all_figures: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print the ratios that the goals are stated in."""
     clients = all_figures["16 clients"]
     thread = clients["stock Pyro5 thread (unreplicated)"]["messages_per_s"]
+    tuned = clients["Pyro5 thread with msgpack (unreplicated)"]["messages_per_s"]
     alone = clients["unreplicated service"]["messages_per_s"]
     one = all_figures["1 client"]
     floor = one["raw TCP round trip"]["p50_us"]
@@ -95,8 +98,8 @@ def print_ratios(all_figures: dict[str, dict[str, dict[str, float]]]) -> None:
         rate = clients[f"replicated, {ack}, embedded"]["messages_per_s"]
         latency = one[f"replicated, {ack}, embedded"]["p50_us"]
         print(
-            f"  {ack:<9} 16 clients: {rate / thread:5.2f} x stock Pyro5 thread server, {rate / alone:5.2f} x unreplicated;"
-            f" 1 client p50: {latency / (2 * floor):5.2f} x two raw TCP round trips"
+            f"  {ack:<9} 16 clients: {rate / thread:5.2f} x stock Pyro5 thread server ({rate / tuned:.2f} x with msgpack), "
+            f"{rate / alone:5.2f} x unreplicated; 1 client p50: {latency / (2 * floor):5.2f} x two raw TCP round trips"
         )
 
 

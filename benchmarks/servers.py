@@ -1,6 +1,10 @@
 """The peers that need no deployment: a raw TCP echo and stock Pyro5 echoes. Prints its address, serves until killed.
 
-python -m benchmarks.servers tcp | thread | multiplex
+    python -m benchmarks.servers tcp
+    python -m benchmarks.servers thread | multiplex serpent | msgpack
+
+Stock means as it comes: a `Pyro5.api.Daemon` with Pyro5's default serializer, which is serpent. The same with msgpack, which the
+product speaks as well, is measured beside it.
 """
 
 from __future__ import annotations
@@ -33,12 +37,12 @@ def serve_tcp() -> None:
                 sock.close()
 
 
-def serve_pyro(kind: str) -> None:
-    """Echo through a stock Pyro5 daemon."""
+def serve_pyro(kind: str, serializer: str) -> None:
+    """Echo through a Pyro5 daemon."""
     import Pyro5.api
 
     Pyro5.config.SERVERTYPE = kind
-    Pyro5.config.SERIALIZER = "msgpack"
+    Pyro5.config.SERIALIZER = serializer
 
     @Pyro5.api.expose
     class Echo:
@@ -54,4 +58,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "tcp":
         serve_tcp()
     else:
-        serve_pyro(sys.argv[1])
+        serve_pyro(sys.argv[1], sys.argv[2])

@@ -56,13 +56,13 @@ def replicated(options: dict[str, Any], number: int) -> Work:
 
 
 def pyro(options: dict[str, Any], number: int) -> Work:
-    """Calls of a stock Pyro5 object; a batch is one call with a list."""
+    """Calls of a Pyro5 object with a text of 200 characters; a batch is one call with a list of them."""
     import Pyro5.api
 
-    Pyro5.config.SERIALIZER = "msgpack"
+    Pyro5.config.SERIALIZER = options["serializer"]
     proxy = Pyro5.api.Proxy(options["target"])
     batch = int(options["batch"])
-    payload = PAYLOAD.encode() * 2
+    payload = PAYLOAD * 2
 
     def one_call() -> tuple[int, list[float]]:
         t0 = time.perf_counter()

@@ -5,8 +5,12 @@ call, hands out the answers, and passes the lead on when its own is there. One c
 and many coalesce by themselves (PERFORMANCE.md, "coalesce at every hop"). Messages without a waiting thread (`start`)
 have a background thread, begun with the first of them: it leads when nobody else does, and calls back.
 
-Invariants: at most one leader, and only the leader touches links; routing, followers and tickets are changed under the
-lock only; no callback and no input or output happens under the lock; a thread that waits gives itself up at its deadline.
+Callers that were answered together mostly come back together. So while some of them are missing nobody leads: the first to
+come is the *host*, who waits for a moment; the last to come leads, or the host when the moment is over.
+
+Invariants: at most one leader, and only the leader touches links; a host is a follower, and there is none under a leader;
+routing, followers and tickets are changed under the lock only; no callback and no input or output happens under the lock; a
+thread that waits gives itself up at its deadline.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from loguru import logger
 
 from distributor.addresses import Finder
+from distributor.company import Company
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
 from distributor.routing import NO_FACTS, RETRY_AFTER_MS, Routing
 from distributor.states import Request, RoutingRules
@@ -30,14 +35,11 @@ from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Answer, Status, decode_answers, encode_submit, new_txn_id
 
 OBJECT_ID = "replicator.client"
-#: How long a leader waits, at most, for callers that have just been answered: about the time of a call without them.
-GATHER_S = 0.000_3
-#: After this many waits in vain in a row there are 2 ** VAIN_MAX - 1 calls without one.
-VAIN_MAX = 10
 #: How long `close` waits for the background thread to call back for the last time.
 JOIN_S = 2.0
 
 _lock_type = threading.Lock
+_monotonic = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +63,6 @@ class Ticket:
         self.request: Request | None = None
 
 
-class Company:
-    """Whom a leader waits for before it sends: callers that were answered together and come back at once, as in a loop.
-
-    Learns by trying: the more waits were in vain, the more calls go by until the next, so that callers who come and go as they
-    please lose next to nothing by it.
-    """
-
-    __slots__ = ("_rest", "_vain", "expected")
-
-    def __init__(self) -> None:
-        self.expected = 1  # threads that lately waited at one time
-        self._vain = 0
-        self._rest = 0  # calls to go before the next try
-
-    def is_missing(self, count: int) -> bool:
-        """Whether to wait, with *count* requests there."""
-        return not self._rest and 0 < count < self.expected
-
-    def waited(self, count: int) -> None:
-        """Take note of how many there were after a wait."""
-        self._vain = 0 if count >= self.expected else min(self._vain + 1, VAIN_MAX)
-        self._rest = (1 << self._vain) - 1
-
-    def answered(self, expected: int) -> None:
-        """Take note of a call that was answered, while so many threads waited."""
-        self.expected = expected
-        self._rest = max(0, self._rest - 1)
-
-
 class Lane:
     """One routing, driven by its callers; many threads may share it."""
 
@@ -103,8 +76,10 @@ class Lane:
         self._followers: dict[Ticket, None] = {}
         self._links: dict[str, BlockingLink] = {}
         self._bell = threading.Event()
-        self._ring_at = 0  # the leader waits at the bell, until so many requests are held; 0: it does not
+        self._is_at_bell = False  # the leader waits there for a request
         self._company = Company()
+        self._host: Ticket | None = None
+        self._hosted_s = 0.0  # since when
         self._started_count = 0  # tickets of `start` without an answer
         self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
         self._background: threading.Thread | None = None
@@ -123,13 +98,16 @@ class Lane:
             if self._routing.is_full:
                 return _OVERLOADED
             ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
-            is_leader = not self._is_led
+            is_missing = not self._is_led and self._company.is_missing(self._routing.count)
+            is_leader = not (self._is_led or is_missing)
             if is_leader:
-                self._is_led = True
+                self._begin_to_lead()
             else:
                 ticket.gate = _lock_type()
                 ticket.gate.acquire()
                 self._followers[ticket] = None
+                if is_missing and self._host is None:
+                    self._host, self._hosted_s = ticket, _monotonic()
                 self._ring()
         if is_leader:
             self._lead(ticket)
@@ -164,7 +142,7 @@ class Lane:
                 self._background_bell.notify()
 
     def _ring(self) -> None:
-        if 0 < self._ring_at <= self._routing.count:
+        if self._is_at_bell:
             self._bell.set()
 
     def _check_process(self) -> None:
@@ -176,27 +154,56 @@ class Lane:
             raise UsageError("this client is closed: connect again")
 
     def _follow(self, ticket: Ticket) -> None:
-        """Wait for the answer, or to be made the leader; look at the own deadline."""
-        assert ticket.gate is not None
+        """Wait for the answer, or to be made the leader or the host; look at the own deadline."""
+        gate = ticket.gate
+        assert gate is not None
         assert ticket.request is not None
         try:
             while ticket.answer is None and not ticket.is_leader:
+                if self._host is ticket:
+                    if not gate.acquire(timeout=self._company.wait_s):
+                        self._end_gathering(ticket)
+                    continue
                 left_ms = ticket.request.deadline_ms - _now_ms()
-                if not ticket.gate.acquire(timeout=max(1, left_ms) / 1000):
+                if not gate.acquire(timeout=max(1, left_ms) / 1000):
                     with self._lock:
-                        self._routing.expire(_now_ms())
-                        self._settle(self._routing.drain())
+                        self._expire(_now_ms())
         except BaseException:  # interrupted: nobody waits for this answer any more
             with self._lock:
                 self._routing.cancel(ticket.request)
                 self._followers.pop(ticket, None)
+                if self._host is ticket:
+                    self._host = None
+                    self._elect()
             if ticket.is_leader:
                 self._pass_on()
             raise
         if ticket.is_leader:
             self._lead(ticket)
 
+    def _expire(self, now_ms: int) -> None:
+        """Answer those whose deadlines have passed; the host may be one of them."""
+        self._routing.expire(now_ms)
+        self._settle(self._routing.drain())
+        if not self._is_led and self._host is None:
+            self._elect()
+
+    def _end_gathering(self, ticket: Ticket) -> None:
+        """The moment is over: the host leads, unless another does by now or it has its answer."""
+        with self._lock:
+            if self._host is ticket and ticket.answer is None:
+                del self._followers[ticket]
+                ticket.is_leader = True
+                self._begin_to_lead()
+
     # -- leading -----------------------------------------------------------------------------------------------------
+
+    def _begin_to_lead(self) -> None:
+        assert not self._is_led
+        self._is_led = True
+        if self._host is not None:
+            self._host = None
+            self._company.waited(self._routing.count, _monotonic() - self._hosted_s)
 
     def _lead(self, ticket: Ticket) -> None:
         """Take turns until the own answer is there, then pass the lead on, whatever happens."""
@@ -216,21 +223,26 @@ class Lane:
         with self._lock:
             if self._is_closed:
                 self._close_links()
-            for ticket in self._followers:
-                assert ticket.gate is not None
-                del self._followers[ticket]
-                ticket.is_leader = True
-                ticket.gate.release()
-                return
             self._is_led = False
-            if self._started_count:
-                self._background_bell.notify()
+            self._elect()
+
+    def _elect(self) -> None:
+        """Give the lead to a follower, or have it be the host while company is missing; else to the background thread."""
+        for ticket in self._followers:
+            assert ticket.gate is not None
+            if self._company.is_missing(self._routing.count):
+                self._host, self._hosted_s = ticket, _monotonic()
+            else:
+                del self._followers[ticket]
+                self._is_led = ticket.is_leader = True
+            if ticket.gate.locked():
+                ticket.gate.release()
+            return
+        if self._started_count:
+            self._background_bell.notify()
 
     def _turn(self, deadline_ms: int | None) -> None:
         """Do what routing wants done now, or wait until it wants something; not beyond *deadline_ms*."""
-        if self._company.is_missing(self._routing.count):
-            self._gather()
-            return  # somebody else may have ended the leader's own request meanwhile
         with self._lock:
             if not self._routing.count:
                 return  # all are answered, by `close` or at their deadlines: nothing would ever ring
@@ -239,7 +251,7 @@ class Lane:
             if not jobs and not is_news:
                 wake_ms = self._routing.next_wake_ms(now_ms)
                 self._bell.clear()
-                self._ring_at = 1
+                self._is_at_bell = True
             if deadline_ms is None:
                 deadline_ms = self._routing.earliest_deadline_ms(now_ms + 1_000)
         if jobs:
@@ -247,19 +259,7 @@ class Lane:
                 self._perform(job, now_ms, deadline_ms)
         elif not is_news:
             self._bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)
-            self._ring_at = 0
-
-    def _gather(self) -> None:
-        """Give the callers that have just been answered the time to come back; the last to come rings."""
-        with self._lock:
-            if self._is_closed or self._routing.count >= self._company.expected:
-                return
-            self._bell.clear()
-            self._ring_at = self._company.expected
-        self._bell.wait(GATHER_S)
-        with self._lock:
-            self._ring_at = 0
-            self._company.waited(self._routing.count)
+            self._is_at_bell = False
 
     def _settle(self, effects: list[Effect]) -> tuple[list[Call | Connect], bool]:
         """Hand out answers; return what is left to do without the lock, and whether anything was handed out."""
@@ -290,7 +290,10 @@ class Lane:
         elif ticket in self._followers:
             assert ticket.gate is not None
             del self._followers[ticket]
-            ticket.gate.release()
+            if self._host is ticket:
+                self._host = None
+            if ticket.gate.locked():  # else it was made the host just now, and will find the answer when it wakes
+                ticket.gate.release()
 
     # -- input and output, by the leader, without the lock -----------------------------------------------------------
 
@@ -305,6 +308,7 @@ class Lane:
         is_cut_short = deadline_ms is not None and deadline_ms - now_ms < timeout_ms
         if is_cut_short and deadline_ms is not None:
             timeout_ms = max(1, deadline_ms - now_ms)
+        begin_s = _monotonic()
         try:
             blob = encode_submit(job.messages)
             data = self._links[job.node].call("submit", (blob,), timeout_s=timeout_ms / 1000)
@@ -326,7 +330,9 @@ class Lane:
                 self._routing.on_given_up(job.node)
             raise
         with self._lock:
-            self._company.answered(self._routing.count - self._started_count)  # futures do not wait
+            self._company.answered(
+                self._routing.count - self._started_count, _monotonic() - begin_s
+            )  # futures do not wait
             self._routing.on_answers(job.node, job.call, answers, _now_ms())
             self._settle(self._routing.drain())
 
@@ -387,7 +393,7 @@ class Lane:
                     finally:
                         lock.acquire()
                 elif self._started_count and not self._is_led:
-                    self._is_led = True
+                    self._begin_to_lead()
                     lock.release()
                     try:
                         self._turn(None)
@@ -400,8 +406,7 @@ class Lane:
     def _await_work(self) -> None:
         """Wait until there is something to lead or to call back; somebody else leads, but looks at its deadline only."""
         now_ms = _now_ms()
-        self._routing.expire(now_ms)
-        self._settle(self._routing.drain())
+        self._expire(now_ms)
         if not self._finished:
             wake_ms = self._routing.deadline_bound_ms() if self._started_count else None
             self._background_bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)

@@ -18,7 +18,7 @@ from replicator.errors import CorruptRecord, UsageError
 
 #: Between the beginnings of two batches that nobody waits for. A batch costs 110 us of CPU in the store beside its rows, and
 #: a row that changes again meanwhile is written once.
-GATHER_MS = 10
+GATHER_MS = 25
 
 
 #: Lives that a node may have between two in which it was in sync.

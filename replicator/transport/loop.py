@@ -32,6 +32,8 @@ WRITE: Final[int] = 4  # as EPOLLOUT
 #: One read takes at most this much: a fast sender cannot keep the loop from the others. Shared by all sockets.
 READ_BYTES: Final[int] = 256 * 1024
 EVENTS_PER_TURN_MAX: Final[int] = 256
+#: A turn in which several sockets had something looks for more as often as this: the work of a turn's end is shared by more.
+LOOKS_PER_TURN_MAX: Final[int] = 4
 #: The heap of timers is rebuilt when this many, and more than half of it, are cancelled.
 CANCELLED_TIMERS_MAX: Final[int] = 1000
 
@@ -143,6 +145,23 @@ class Loop:
         """Take one turn, waiting at most *timeout_s* for something to do."""
         events = self._poller.poll(self._wait_s(timeout_s), EVENTS_PER_TURN_MAX)
         self.now_s = time.monotonic()
+        self._take(events)
+        looks = 1
+        while len(events) > 1 and looks < LOOKS_PER_TURN_MAX:
+            events = self._poller.poll(0.0, EVENTS_PER_TURN_MAX)
+            self._take(events)
+            looks += 1
+        if self._soon:
+            self._run_soon()
+        if self._timers:
+            self._run_timers()
+        for callback in self._turn_end:
+            callback()
+        if self._flushes:
+            self._flush()
+
+    def _take(self, events: list[tuple[int, int]]) -> None:
+        """Have everyone read and write who can."""
         watched = self._watched
         for fd, mask in events:
             ready = watched.get(fd)
@@ -152,14 +171,6 @@ class Loop:
                 ready.on_readable()
             if mask & WRITE and watched.get(fd) is ready:
                 ready.on_writable()
-        if self._soon:
-            self._run_soon()
-        if self._timers:
-            self._run_timers()
-        for callback in self._turn_end:
-            callback()
-        if self._flushes:
-            self._flush()
 
     def stop(self) -> None:
         """Let `run` return at the end of this turn; from any thread or signal handler."""

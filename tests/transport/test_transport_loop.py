@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from replicator.transport import Loop
-from replicator.transport.loop import CANCELLED_TIMERS_MAX, READ, WRITE, SelectorPoller
+from replicator.transport.loop import CANCELLED_TIMERS_MAX, LOOKS_PER_TURN_MAX, READ, WRITE, SelectorPoller
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -155,3 +155,33 @@ def loop_close_keeps(loop: Loop, number: signal.Signals, before: object) -> None
         assert signal.getsignal(number) != mine
     assert signal.getsignal(number) == mine
     assert mine != before
+
+
+class Talkative:
+    """Always has something to read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def on_readable(self) -> None:
+        self.reads += 1
+
+    def on_writable(self) -> None:
+        raise AssertionError("never watched for writing")
+
+
+def test_a_turn_of_several_looks_again_and_not_for_ever(loop: Loop) -> None:
+    """What comes meanwhile shares the end of the turn; a socket that is never empty does not keep the turn from ending."""
+    with contextlib.ExitStack() as stack:
+        readers: list[Talkative] = []
+        for count in (1, 2):
+            here, there = (stack.enter_context(each) for each in socket.socketpair())
+            there.send(b"x")  # never taken out: readable for ever
+            reader = Talkative()
+            readers.append(reader)
+            loop.watch(here.fileno(), reader, READ)
+            stack.callback(loop.unwatch, here.fileno())
+            loop.run_once(0.0)
+            assert [each.reads for each in readers] == (
+                [1] if count == 1 else [1 + LOOKS_PER_TURN_MAX, LOOKS_PER_TURN_MAX]
+            )
