@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 #: What every message goes through. Not among them: what handlers touch and users extend (tables, schema, context, service), and
 #: shapes whose annotations are looked into at run time (frames).
 COMPILED = (
-    *(f"replicator/{name}.py" for name in ("values", "rows", "database", "wire")),
+    *(f"replicator/{name}.py" for name in ("values", "rows", "database", "wire", "handlers", "caller")),
     *(
         f"replicator/core/{name}.py"
         for name in (
@@ -33,8 +33,8 @@ COMPILED = (
             "transactions",
         )
     ),
-    *(f"replicator/transport/{name}.py" for name in ("channel", "link", "loop", "server")),
-    *(f"distributor/{name}.py" for name in ("effects", "routing", "sessions", "states")),
+    *(f"replicator/transport/{name}.py" for name in ("blocking", "channel", "link", "loop", "server")),
+    *(f"distributor/{name}.py" for name in ("company", "effects", "embedded", "routing", "sessions", "states")),
 )
 
 

@@ -1,49 +1,32 @@
-"""Own the caller's side: a client object that mirrors the service, transactions, options, futures, and the errors of replies.
+"""Own the client object: how it is made, and what a caller does with it beside calling: transactions, options, futures, replies.
 
     with connect(Bank, "bank.toml") as bank:
         bank.deposit("alice", cents=1_000)
         with transaction(bank) as order: ...
 
-A message is packed once, here, with its transaction id and number; whatever happens on the way, it is those bytes that are
-sent again, so it takes effect once (P2). Never does: decide where a message goes (distributor/routing.py does).
-
-Threads may share a client. A transaction carries one message at a time.
+What each call does is in caller.py. Threads may share a client. A transaction carries one message at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from distributor.addresses import Finder, distributor_finder, node_finders
 from distributor.embedded import Embedded, LinkRules
-from distributor.sessions import Conversation
 from distributor.states import RoutingRules
-from replicator.answers import error_of
+from replicator.caller import Caller, Options, Talk, Way
 from replicator.config import Config, LimitsConfig, TimingConfig, load
-from replicator.errors import MessageTooLarge, OutcomeUnknown, ReplicatorError, Unavailable, UsageError
-from replicator.service import BoundHandler, HandlerSpec, Service, invoker_of, make_client
+from replicator.errors import UsageError
+from replicator.service import BoundHandler, Service, invoker_of, make_client
 from replicator.transport import parse_uri
-from replicator.values import unpack
 from replicator.watch import Event, Watch
-from replicator.wire import (
-    FLAG_STALE,
-    LEVELS,
-    PROBE,
-    Answer,
-    Facts,
-    Level,
-    Status,
-    encode_message,
-    named_txn_id,
-)
+from replicator.wire import LEVELS, PROBE, Answer, Level, encode_message, named_txn_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,31 +36,6 @@ S = TypeVar("S", bound=Service[Any])
 PATIENT_MS = 86_400_000
 #: One client may hold this many messages under way; more are answered Overloaded at once.
 REQUESTS_MAX = 100_000
-
-
-class Lane(Protocol):
-    """Takes messages in order: one of `distributor.embedded`, or of a test's world."""
-
-    def call(self, message: bytes, *, timeout_ms: int, ack: int, flags: int) -> Answer:
-        """Send one message and wait for its answer."""
-
-    def start(
-        self, message: bytes, on_answer: Callable[[Answer], None], *, timeout_ms: int, ack: int, flags: int
-    ) -> None:
-        """Send one message; *on_answer* is called once."""
-
-
-class Way(Protocol):
-    """A client's way to the database."""
-
-    def lane(self, flags: int) -> Lane:
-        """Return the lane for a message with these flags."""
-
-    def new_txn_id(self) -> bytes:
-        """Make the id of a new transaction, unlike any other."""
-
-    def close(self) -> None:
-        """End it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,185 +54,6 @@ class Reply(Generic[R]):
     copies: int
     mismatch: bool
     txn_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What `with_options` sets."""
-
-    timeout_ms: int
-    ack: int = 0
-    stale: bool = False
-
-
-class _Talk:
-    """A transaction's numbering, shared by all clients made for it; the lock guards it."""
-
-    __slots__ = ("conversation", "lock")
-
-    def __init__(self, txn_id: bytes) -> None:
-        self.conversation = Conversation(txn_id)
-        self.lock = threading.Lock()
-
-
-class Caller:
-    """What a client object calls: packs one message, sends it, unpacks its answer."""
-
-    __slots__ = ("_message_bytes_max", "_options", "_talk", "embedded", "watch")
-
-    def __init__(
-        self,
-        embedded: Way,
-        options: _Options,
-        talk: _Talk | None,
-        message_bytes_max: int,
-        watch: Watch | None = None,
-    ) -> None:
-        self.embedded = embedded
-        self.watch = watch
-        self._options = options
-        self._talk = talk
-        self._message_bytes_max = message_bytes_max
-
-    def varied(self, options: _Options, talk: _Talk | None) -> Caller:
-        """Return the same with other options, in transaction *talk*."""
-        return Caller(self.embedded, options, talk, self._message_bytes_max, self.watch)
-
-    @property
-    def options(self) -> _Options:
-        """The options in force."""
-        return self._options
-
-    @property
-    def talk(self) -> _Talk | None:
-        """The transaction, if there is one."""
-        return self._talk
-
-    def invoke(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Send a message; return its result or raise its error."""
-        message, answer = self._exchange(spec, args, kwargs)
-        if answer.status == 0:
-            return spec.result_from_plain(unpack(answer.body))
-        raise self._error(spec, message, answer)
-
-    def reply(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Reply[Any]:
-        """Send a message; return its result with its facts or raise its error."""
-        message, answer = self._exchange(spec, args, kwargs)
-        if answer.status != 0:
-            raise self._error(spec, message, answer)
-        value = spec.result_from_plain(unpack(answer.body))
-        return _reply_of(value, answer.facts, message)
-
-    def submit(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
-        """Send a message; return the future of its result."""
-        options, flags = self._options, self._flags(spec)
-        message = self._pack(spec, args, kwargs)
-        pending = _Pending(self, spec, message)
-        try:
-            self.embedded.lane(flags).start(
-                message, pending, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
-            )
-        except BaseException:
-            self._settle(spec, message, Status.REFUSED)
-            raise
-        return pending.future
-
-    def take(self, pending: _Pending, answer: Answer) -> None:
-        """Settle a message that was submitted, and complete its future."""
-        spec, message, future = pending.spec, pending.message, pending.future
-        if self._talk is not None:
-            self._settle(spec, message, answer.status)
-        if self.watch is not None:
-            self.watch.observe(answer)
-        if answer.status != 0:
-            future.set_exception(self._error(spec, message, answer))
-            return
-        try:
-            value = spec.result_from_plain(unpack(answer.body))
-        except Exception as problem:  # whatever it is, whoever waits for the future must learn it
-            future.set_exception(problem)
-        else:
-            future.set_result(value)
-
-    def _exchange(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, Answer]:
-        options, flags = self._options, self._flags(spec)
-        message = self._pack(spec, args, kwargs)
-        try:
-            answer = self.embedded.lane(flags).call(
-                message, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
-            )
-        except UsageError:
-            self._settle(spec, message, Status.REFUSED)
-            raise
-        except BaseException:  # interrupted while it was on its way
-            self._settle(spec, message, Status.UNKNOWN)
-            raise
-        if self._talk is not None:
-            self._settle(spec, message, answer.status)
-        if self.watch is not None:
-            self.watch.observe(answer)
-        return message, answer
-
-    def _flags(self, spec: HandlerSpec) -> int:
-        return FLAG_STALE if self._options.stale and spec.readonly else 0
-
-    def _pack(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """Pack the next message. Raises: UsageError, TransactionError, and nothing changes."""
-        arguments = spec.bind(args, kwargs)
-        talk = self._talk
-        if talk is None:
-            message = encode_message(self.embedded.new_txn_id(), 1, spec.name, arguments)
-        else:
-            with talk.lock:
-                conversation = talk.conversation
-                message = (
-                    conversation.read(spec.name, arguments)
-                    if spec.readonly
-                    else conversation.begin(spec.name, arguments)
-                )
-        if len(message) > self._message_bytes_max:
-            self._settle(spec, message, Status.REFUSED)
-            raise MessageTooLarge(
-                f"{spec.name}: the message has {len(message)} bytes, the limit message_bytes_max is "
-                f"{self._message_bytes_max}; send less, or in several messages"
-            )
-        return message
-
-    def _settle(self, spec: HandlerSpec, message: bytes, status: int) -> None:
-        talk = self._talk
-        if talk is not None and not spec.readonly:
-            with talk.lock:
-                talk.conversation.settle(message, status)
-
-    def _error(self, spec: HandlerSpec, message: bytes, answer: Answer) -> ReplicatorError:
-        limit_ms = self._options.timeout_ms
-        error = error_of(spec.name, message, answer, timeout_ms=limit_ms)
-        if (cause := getattr(answer, "cause", None)) is not None:  # the handler ran in this process (testing.Local)
-            error.__cause__ = cause
-        if spec.readonly and isinstance(error, OutcomeUnknown):
-            return Unavailable(f"{spec.name}: no answer within {limit_ms} ms; it only reads, so ask again")
-        return error
-
-
-class _Pending:
-    """A message that was submitted; called with its answer. One small object each: many are under way at once."""
-
-    __slots__ = ("caller", "future", "message", "spec")
-
-    def __init__(self, caller: Caller, spec: HandlerSpec, message: bytes) -> None:
-        self.caller = caller
-        self.spec = spec
-        self.message = message
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # it is on its way: nobody can call it back
-
-    def __call__(self, answer: Answer) -> None:
-        self.caller.take(self, answer)
-
-
-def _reply_of(value: R, facts: Facts, message: bytes) -> Reply[R]:
-    level = Level(facts.level).name.lower()
-    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, message[:16].hex())
 
 
 def _txn_id_of(given: str) -> bytes:
@@ -301,7 +80,7 @@ class Connection(Generic[S]):
     ) -> None:
         self.embedded = embedded
         self.watch = watch
-        caller = Caller(embedded, _Options(timeout_ms), None, message_bytes_max, watch)
+        caller = Caller(embedded, Options(timeout_ms), None, message_bytes_max, watch)
         self.client: S = make_client(service_class, caller)
 
     def close(self) -> None:
@@ -400,8 +179,24 @@ def _caller_of(client: object) -> Caller:
     return caller
 
 
-@contextmanager
-def transaction(client: S, *, txn_id: str | None = None) -> Iterator[S]:
+class _Transaction(Generic[S]):
+    """What `with transaction(...)` enters."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: S) -> None:
+        self._client = client
+
+    def __enter__(self) -> S:
+        return self._client
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is sent: the handlers decide when a transaction ends."""
+
+
+def transaction(client: S, *, txn_id: str | None = None) -> contextlib.AbstractContextManager[S]:
     """Give a client whose calls are the messages 1, 2, 3, ... of one transaction.
 
     After OutcomeUnknown or Unavailable, repeat the same call with the same arguments: it is sent as the same message. A
@@ -410,8 +205,8 @@ def transaction(client: S, *, txn_id: str | None = None) -> Iterator[S]:
     transaction ends. Read the id with `reply`.
     """
     caller = _caller_of(client)
-    talk = _Talk(caller.embedded.new_txn_id() if txn_id is None else _txn_id_of(txn_id))
-    yield make_client(type(client), caller.varied(caller.options, talk))
+    talk = Talk(caller.embedded.new_txn_id() if txn_id is None else _txn_id_of(txn_id))
+    return _Transaction(make_client(type(client), caller.varied(caller.options, talk)))
 
 
 def with_options(
@@ -439,7 +234,7 @@ def with_options(
     if stale is not None:
         options = replace(options, stale=stale)
     if txn_id is not None:
-        talk = _Talk(_txn_id_of(txn_id))
+        talk = Talk(_txn_id_of(txn_id))
     return make_client(type(client), caller.varied(options, talk))
 
 
@@ -456,7 +251,9 @@ def submit(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Futu
 def reply(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply[R]:
     """Call, and return the result with its facts: where in the order it is, how many nodes hold it, the transaction id."""
     bound, caller = _bound(method)
-    return caller.reply(bound.spec, args, kwargs)
+    value, facts, message = caller.reply(bound.spec, args, kwargs)
+    level = Level(facts.level).name.lower()
+    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, message[:16].hex())
 
 
 def _bound(method: object) -> tuple[BoundHandler, Caller]:

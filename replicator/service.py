@@ -10,139 +10,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
-from replicator.errors import BadArguments, UnknownHandler, UsageError
+from replicator.errors import UnknownHandler, UsageError
+from replicator.handlers import HandlerSpec
 from replicator.schema import T, Tables
-from replicator.values import Codec, codec_for, shown
+from replicator.values import shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Service[Any]")
-
-
-class HandlerSpec:
-    """What is known of one handler: `name`, `readonly`, `parameters` (ordered names), codecs of arguments and result."""
-
-    __slots__ = (
-        "_arguments",
-        "_codecs",
-        "_defaults",
-        "function",
-        "name",
-        "parameters",
-        "readonly",
-        "result",
-        "signature",
-    )
-
-    def __init__(self, name: str, function: Callable[..., Any], *, readonly: bool, where: str) -> None:
-        self.name = name
-        self.function = function
-        self.readonly = readonly
-        hints = typing.get_type_hints(function)
-        signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[2:]
-        for parameter in parameters:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-                raise UsageError(f"{where}: parameter {parameter} is not supported; name every argument")
-            if parameter.name not in hints:
-                raise UsageError(f"{where}: parameter {parameter.name!r} needs a type annotation")
-        if "return" not in hints:
-            raise UsageError(f"{where}: annotate what it returns (None if nothing)")
-        self.parameters = tuple(parameter.name for parameter in parameters)
-        self._codecs: dict[str, Codec] = {name: codec_for(hints[name], f"{where}({name})") for name in self.parameters}
-        self._arguments = tuple(
-            (argument, codec, codec.exact_type, f"{name}: argument {argument!r}")
-            for argument, codec in self._codecs.items()
-        )
-        self.result = codec_for(hints["return"], f"{where} result")
-        self._defaults: dict[str, Any] = {
-            parameter.name: self._codecs[parameter.name].to_plain(parameter.default, f"{where}({parameter.name})")
-            for parameter in parameters
-            if parameter.default is not parameter.empty
-        }
-        listed = ", ".join(f"{name}: {self._codecs[name].name}" for name in self.parameters)
-        self.signature = f"{name}({listed}) -> {self.result.name}"
-
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn a call's arguments into `{name: plain value}`, defaults filled in.
-
-        Raises BadArguments naming the argument that is missing, unknown, doubled or of a wrong type.
-        """
-        if kwargs.keys() - self._codecs.keys():
-            self._refuse_unknown(kwargs)
-        if not args:
-            return self._complete(kwargs)
-        parameters = self.parameters
-        if len(args) > len(parameters):
-            raise BadArguments(
-                f"{self.name}: {len(args)} arguments given, it takes {len(parameters)}: {self.signature}"
-            )
-        given = dict(zip(parameters, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given:
-                raise BadArguments(f"{self.name}: argument {name!r} given twice: {self.signature}")
-            given[name] = value
-        return self._complete(given)
-
-    def _complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        plain: dict[str, Any] = {}
-        for name, codec, exact_type, where in self._arguments:
-            if name in given:
-                value = given[name]
-                plain[name] = value if type(value) is exact_type else self._to_plain(codec, value, where)
-            elif name in self._defaults:
-                plain[name] = self._defaults[name]
-            else:
-                raise BadArguments(f"{where} is missing: {self.signature}")
-        return plain
-
-    def _refuse_unknown(self, names: Iterable[object]) -> None:
-        for name in names:
-            if name not in self._codecs:
-                raise BadArguments(f"{self.name}: unknown argument {shown(name)}: {self.signature}")
-
-    @staticmethod
-    def _to_plain(codec: Codec, value: Any, where: str) -> Any:
-        try:
-            return codec.to_plain(value, where)
-        except UsageError as error:
-            raise BadArguments(str(error)) from error
-
-    def arguments_from_plain(self, plain: object) -> dict[str, Any]:
-        """Turn what came off the wire into typed arguments, in its place. Raises BadArguments; trusts nothing."""
-        if not isinstance(plain, dict):
-            raise BadArguments(f"{self.name}: arguments must be a map of names to values: {self.signature}")
-        if plain.keys() != self._codecs.keys():
-            plain = self._with_defaults(plain)
-        for name, codec, exact_type, where in self._arguments:
-            value = plain[name]
-            if type(value) is exact_type:
-                continue
-            try:
-                if codec.is_plain:
-                    plain[name] = codec.to_plain(value, name)
-                else:
-                    plain[name] = typed = codec.from_plain(value)
-                    codec.to_plain(typed, name)
-            except Exception as error:  # a record may refuse its values by any
-                raise BadArguments(f"{where} does not fit {codec.name}: {error}") from error
-        return plain
-
-    def _with_defaults(self, plain: dict[Any, Any]) -> dict[str, Any]:
-        """Fill in what is missing. Raises BadArguments for what is unknown, or missing without a default."""
-        self._refuse_unknown(plain)
-        filled = {**self._defaults, **plain}
-        for name, _, _, where in self._arguments:
-            if name not in filled:
-                raise BadArguments(f"{where} is missing: {self.signature}")
-        return filled
-
-    def result_from_plain(self, plain: Any) -> Any:
-        """Build the declared result type from a reply's plain value."""
-        return self.result.from_plain(plain)
 
 
 class Invoker(Protocol):

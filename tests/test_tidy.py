@@ -22,6 +22,7 @@ LAYERS = (
     ("replicator.schema",),
     ("replicator.database",),
     ("replicator.context",),
+    ("replicator.handlers",),
     ("replicator.service",),
     ("replicator.core",),
     ("replicator.wire",),
@@ -31,6 +32,7 @@ LAYERS = (
     ("replicator.watch", "replicator.answers"),
     ("replicator.node",),
     ("distributor",),
+    ("replicator.caller",),
     ("replicator.client",),
     (
         "replicator.cli_common",

@@ -18,7 +18,8 @@ from replicator.core.frames import Adopted, Fetch, Forward, ForwardAck, Refused,
 from replicator.core.messages import Answer, Entry, Facts, Kind, Level, Status, split_message
 from replicator.core.state import Role, State
 from replicator.errors import UsageError
-from replicator.service import HandlerSpec, handler_of
+from replicator.handlers import HandlerSpec
+from replicator.service import handler_of
 
 #: Entries of one answer to `Fetch`; a longer tail is fetched in several.
 TAIL_ENTRIES_MAX = 4_096

@@ -16,9 +16,10 @@ from replicator.core.messages import Entry, Kind, Status, split_message
 from replicator.core.transactions import OutcomeState, Transaction, Transactions
 from replicator.database import Database, Workspace
 from replicator.errors import UsageError
+from replicator.handlers import HandlerSpec
 from replicator.rows import Change
 from replicator.schema import Tables
-from replicator.service import HandlerSpec, Service, handler_of
+from replicator.service import Service, handler_of
 from replicator.values import check_plain, new_tuple, pack_checked, pack_wire
 
 _blake2b = hashlib.blake2b

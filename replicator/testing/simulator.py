@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from replicator.client import Caller as ClientCaller
+from replicator.caller import Caller as ClientCaller
 from replicator.core.messages import Answer, Status
 from replicator.service import invoker_of
 from replicator.testing.actors import Caller, Script, caller_script, run

@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from replicator.client import Caller as ClientCaller
-from replicator.client import Connection, Lane, Way, connect
+from replicator.caller import Caller as ClientCaller
+from replicator.caller import Lane, Way
+from replicator.client import Connection, connect
 from replicator.core.messages import Answer, split_message
 from replicator.errors import ReplicatorError, UsageError
 from replicator.service import Service, invoker_of

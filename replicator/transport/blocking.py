@@ -119,7 +119,11 @@ class BlockingLink:
     def _connect(self, address: Address, connect_s: float) -> socket.socket:
         try:
             sock = socket.create_connection(address, timeout=max(connect_s, _TIMEOUT_S_MIN))
-            is_own_echo = is_self_connected(sock)  # fails if the listener has died meanwhile
+            try:
+                is_own_echo = is_self_connected(sock)  # fails if the listener has died meanwhile
+            except OSError:
+                sock.close()
+                raise
         except OSError as problem:
             raise LinkLost(
                 f"cannot connect to {self._where}: {problem.strerror or problem}",

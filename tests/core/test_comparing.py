@@ -46,7 +46,7 @@ def compare(theirs: dict[int, int], ours: dict[int, int]) -> tuple[set[str], set
     return {decode(key) for _, key in shipped}, {decode(key) for _, key in gone}, told
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ROWS, ROWS)
 def test_whatever_differs_is_shipped_or_goes(theirs: dict[int, int], ours: dict[int, int]) -> None:
     """Taking what is shipped, and dropping what goes, makes them equal."""

@@ -441,7 +441,7 @@ def test_a_damaged_disk_is_never_taken_up() -> None:
 steps = st.lists(st.sampled_from(["put", "put", "put", "kill", "back", "slow", "quick", "tick"]), max_size=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps, st.sampled_from([1, 3, 100]), st.sampled_from([4, 500]))
 def test_any_coming_and_going_ends_level(steps: list[str], chunk: int, keys: int) -> None:
     """P6: one node of three comes and goes, its disk lags at times; in the end all are equal."""

@@ -241,7 +241,7 @@ def test_p9_a_reached_limit_is_overloaded_and_names_itself(limit: str, value: in
     assert world.active.replica.state.fifo.last_seq == seq
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 2), st.integers(1, 4), st.sampled_from(["begin", "add", "end"]), st.integers(0, 9)),

@@ -15,7 +15,8 @@ import pytest
 
 from distributor.company import Company
 from distributor.embedded import Lane
-from replicator.client import Caller, connect, submit, with_options
+from replicator.caller import Caller
+from replicator.client import connect, submit, with_options
 from replicator.errors import OutcomeUnknown, Unavailable
 from replicator.service import invoker_of
 from tests.distributor.fakes import WAIT_S, Bank

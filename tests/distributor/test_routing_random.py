@@ -69,7 +69,7 @@ class Oracle(World):
         self.routing.on_answers(call.node, call.call, answers, self.now_ms)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_request_is_lost_or_completed_twice_whatever_happens(data: st.DataObject) -> None:
     """Claims 1, 3 and 5: random submits, answers, losses and waits; `_check` after each, the oracle at each completion."""
@@ -96,7 +96,7 @@ def test_no_request_is_lost_or_completed_twice_whatever_happens(data: st.DataObj
     assert world.routing.count == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(["submit", "lose", "answer"]), max_size=60))
 def test_the_order_of_submission_holds_across_losses(moves: list[str]) -> None:
     """What takes effect first at a node that answers all of a batch or nothing is what was submitted first."""

@@ -246,7 +246,7 @@ def small_histories(draw: st.DrawFn) -> list[Call]:
     return [call for call in calls if call.is_final or call.handler == "write"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(small_histories())
 def test_the_search_agrees_with_brute_force(calls: list[Call]) -> None:
     """On histories small enough to try every order."""
