@@ -22,8 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from loguru import logger
-
+from distributor import log
 from distributor.addresses import Finder
 from distributor.company import Company
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
@@ -274,7 +273,7 @@ class Lane:
             elif type(effect) is Drop:
                 self._close_link(effect.node)
             elif type(effect) is Note:
-                logger.debug("{}: {}", effect.event, effect.facts)
+                log.debug("{}: {}", effect.event, effect.facts)
         return jobs, is_news
 
     def _complete(self, effect: Complete) -> None:
@@ -314,7 +313,7 @@ class Lane:
             data = self._links[job.node].call("submit", (blob,), timeout_s=timeout_ms / 1000)
             answers = decode_answers(data)
         except (LinkLost, UsageError) as problem:
-            logger.debug("call_lost {}: {}", job.node, problem)
+            log.debug("call_lost {}: {}", job.node, problem)
             self._close_link(job.node)
             with self._lock:
                 after_ms = _now_ms()
@@ -354,7 +353,7 @@ class Lane:
                 message_bytes_max=self._link_rules.frame_bytes_max,
             )
         except LinkLost as problem:
-            logger.debug("no_connection {}: {}", node, problem)
+            log.debug("no_connection {}: {}", node, problem)
             finder.doubt()
             with self._lock:
                 self._routing.on_link_lost(node, _now_ms())
