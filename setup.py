@@ -33,6 +33,7 @@ COMPILED = (
             "transactions",
         )
     ),
+    *(f"replicator/node/{name}.py" for name in ("gateway", "stepping")),
     *(f"replicator/transport/{name}.py" for name in ("blocking", "channel", "link", "loop", "server")),
     *(f"distributor/{name}.py" for name in ("company", "effects", "embedded", "routing", "sessions", "states")),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from replicator.core.effects import Reply
 from replicator.core.messages import Answer, Status, encode_message, named_txn_id
 from replicator.errors import UsageError
 from replicator.transport import Request
@@ -62,6 +63,13 @@ class Single:
 
 
 Token = tuple[Batch | Single, int]
+
+
+def answer(effect: Reply) -> None:
+    """Perform a `Reply`: its token is one that `Submit` took."""
+    sink: Batch | Single
+    sink, index = effect.token  # type: ignore[misc]
+    sink.put(index, effect.answer)  # type: ignore[has-type]
 
 
 class Gateway:

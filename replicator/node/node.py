@@ -11,7 +11,6 @@ import gc
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,12 +21,9 @@ from replicator.config import Config
 from replicator.core.effects import (
     ArbiterLost,
     Connect,
-    Effect,
     Execute,
-    Executed,
     ExecuteRead,
     Halt,
-    Input,
     LinkLost,
     LinkUp,
     Note,
@@ -54,11 +50,12 @@ from replicator.core.views import Member, View
 from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
-from replicator.node.gateway import Gateway, Token
+from replicator.node.gateway import Gateway, Token, answer
 from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
 from replicator.node.progress import CatchupBar
+from replicator.node.stepping import Performers, Stepper
 from replicator.node.writer import WriterLike
 from replicator.service import Service
 from replicator.transport import SYSTEM, LoopLike, Platform, Request, ServerLike
@@ -134,11 +131,12 @@ class Node:
         self.notes = notes or Notes(name, before=self.bar.clear)
         self.halted_because = ""
         self.on_loaded: Callable[[], None] = lambda: None  # the rows of a former life are in memory
-        self._queue: deque[Effect] = deque()
-        self._is_ending = self._is_performing = self._is_ticked = False
+        self._stepper = Stepper(lambda error: self._perform_halt(Halt(str(error))))
+        self.give = self._stepper.give
+        self._is_ending = self._is_ticked = False
         self._submitted_count = 0
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
-        self._performers = self._make_performers()
+        self._stepper.performers = self._make_performers()
         own = config.nodes[name]
         self.folder = folder or DataFolder(own.data)
         self.writer: WriterLike | None = None
@@ -184,13 +182,13 @@ class Node:
             on_note=self.notes.take,
         )
 
-    def _make_performers(self) -> dict[type, Callable[[Any], None]]:
+    def _make_performers(self) -> Performers:
         """Return how each effect is performed."""
         return {
-            Execute: self.perform_execute,
+            Execute: self._stepper.execute,
             ExecuteRead: self._perform_execute_read,
             Send: self.perform_send,
-            Reply: self.perform_reply,
+            Reply: answer,
             WriteView: self._perform_write_view,
             Write: self.perform_write,
             Propose: lambda effect: self.arbiter.propose(effect.base, effect.view, effect.asked),
@@ -266,38 +264,12 @@ class Node:
             self.give(TurnEnded())
         self._is_ticked = False
 
-    # -- step and effects --------------------------------------------------------------------------------------------
-
-    def give(self, given: Input) -> None:
-        """Step, and perform what follows, in order. A halted node does nothing more, not even in the same turn."""
-        if self.replica is None or self.halted_because:
-            return
-        queue = self._queue
-        queue.extend(self.replica.step(given))
-        if self._is_performing:
-            return
-        self._is_performing = True
-        try:
-            performers = self._performers
-            while queue:
-                effect = queue.popleft()
-                performers[type(effect)](effect)
-        except StorageError as error:
-            queue.clear()
-            self._perform_halt(Halt(str(error)))
-        finally:
-            self._is_performing = False
-
-    def perform_execute(self, effect: Execute) -> None:
-        """Run a handler and give its outcome back."""
-        assert self.replica is not None
-        outcome = self.replica.execute(effect)
-        self._queue.extend(self.replica.step(Executed(effect.entry, outcome)))
+    # -- effects -----------------------------------------------------------------------------------------------------
 
     def _perform_execute_read(self, effect: ExecuteRead) -> None:
         assert self.replica is not None
         outcome = self.replica.execute_read(effect)
-        self._queue.extend(self.replica.step(ReadDone(effect, outcome)))
+        self._stepper.follow(self.replica.step(ReadDone(effect, outcome)))
 
     def perform_send(self, effect: Send) -> None:
         """Send a frame: an answer on the call it answers, a request on the link."""
@@ -311,11 +283,6 @@ class Node:
         else:
             self.links.send(effect.node, data, self._on_answer)
 
-    def perform_reply(self, effect: Reply) -> None:
-        """Answer a client."""
-        sink, index = effect.token  # type: ignore[misc]
-        sink.put(index, effect.answer)  # type: ignore[has-type]
-
     def _perform_write_view(self, effect: WriteView) -> None:
         self.folder.write(effect.view.database_id, effect.view.number)
         self.events.on_view(effect.view, self.platform.wall_ms())
@@ -328,6 +295,7 @@ class Node:
     def _perform_halt(self, effect: Halt) -> None:
         if not self.halted_because:
             self.halted_because = effect.reason
+            self._stepper.is_halted = True
             if self.replica is not None:
                 self.replica.state.role = Role.HALTED
             self.notes.take("halted", {"reason": effect.reason})
@@ -415,7 +383,7 @@ class Node:
                 self.on_loaded()
         else:
             self.folder.refuse_rows()
-        self.replica = replica
+        self.replica = self._stepper.replica = replica
         self._tick()
         self.give(Started(self.folder.highest_view))
 

@@ -29,6 +29,7 @@ from replicator.core.frames import Forward, ForwardAck
 from replicator.core.messages import split_message
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.node.node import Node, run_node
+from replicator.node.stepping import Performers
 from replicator.service import Service
 
 VARIABLE = "REPLICATOR_FAULT"
@@ -64,7 +65,12 @@ class FaultyNode(Node):
         self.fault = Fault(text) if text else None
         super().__init__(config, name, service)
 
-    def perform_execute(self, effect: Execute) -> None:
+    def _make_performers(self) -> Performers:
+        performers = super()._make_performers()
+        self._execute = performers[Execute]
+        return {**performers, Execute: self._perform_execute}
+
+    def _perform_execute(self, effect: Execute) -> None:
         """Die before or after the handler, on the active."""
         fault = self.fault
         is_active = not effect.entry.digest
@@ -73,7 +79,7 @@ class FaultyNode(Node):
             hit = fault.sees(_handler_of(effect.entry.message))
             if hit and fault.point == "before_execute":
                 die()
-        super().perform_execute(effect)
+        self._execute(effect)
         if hit and fault is not None and fault.point == "after_execute":
             die()
 

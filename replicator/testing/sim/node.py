@@ -14,9 +14,10 @@ from replicator.core.messages import Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver
-from replicator.node.gateway import Token
+from replicator.node.gateway import Token, answer
 from replicator.node.node import Node
 from replicator.node.notes import Notes
+from replicator.node.stepping import Performers
 from replicator.node.writer import Done, Failed
 from replicator.service import Service
 from replicator.store.memory import MemoryStore
@@ -151,10 +152,16 @@ class SimNode(Node):
         self._messages: dict[Token, tuple[bytes, bool, int]] = {}  # with the moment of arrival, in microseconds
         notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
         super().__init__(config, name, service, platform=platform, folder=SimFolder(disk, process), notes=notes)
-        self._performers[Propose] = self._propose
-        send = self._performers[Send]
-        self._performers[Send] = lambda effect: self._send(effect, send, on_ack)
-        self._performers = {kind: self._counted(perform) for kind, perform in self._performers.items()}
+        own = self._stepper.performers
+        send = own[Send]
+        performers: Performers = {
+            **own,
+            Propose: self._propose,
+            Send: lambda effect: self._send(effect, send, on_ack),
+            Execute: self._perform_execute,
+            Reply: self._perform_reply,
+        }
+        self._stepper.performers = {kind: self._counted(perform) for kind, perform in performers.items()}
 
     @property
     def seq_on_disk(self) -> int:
@@ -168,13 +175,13 @@ class SimNode(Node):
 
         return counted
 
-    def perform_execute(self, effect: Execute) -> None:
+    def _perform_execute(self, effect: Execute) -> None:
         """Run a handler, give its outcome back, and write down what was committed."""
         replica = self.replica
         assert replica is not None
         state, entry = replica.state, effect.entry
         outcome = replica.execute(effect)
-        self._queue.extend(replica.step(Executed(entry, outcome)))
+        self._stepper.follow(replica.step(Executed(entry, outcome)))
         if state.fifo.executed_seq == entry.seq:
             is_open = entry.txn_id in state.transactions.open
             self.recorder.executed(self.me, effect, outcome, state.digest, is_open=is_open)
@@ -188,10 +195,10 @@ class SimNode(Node):
             on_ack(self, effect.frame)
         send(effect)
 
-    def perform_reply(self, effect: Reply) -> None:
+    def _perform_reply(self, effect: Reply) -> None:
         """Answer a client, and write it down."""
         self._note_release(effect.token, effect.answer)  # type: ignore[arg-type]
-        super().perform_reply(effect)
+        answer(effect)
 
     def _note_release(self, token: Token, answer: Answer) -> None:
         known = self._messages.pop(token, None)
