@@ -58,11 +58,18 @@ class TransactionState(MutableMapping[str, object]):
         return self._items[name]
 
     def __setitem__(self, name: str, value: object) -> None:
-        if type(name) is not str:
-            raise UsageError(f"ctx.tsd: a name must be text, got {name!r}")
-        check_plain(value, f"ctx.tsd[{name!r}]")
+        _check_item(name, value)
         self._items[name] = value
         self.is_changed = True
+
+    def update(self, other: Any = (), /, **named: object) -> None:
+        """Set all of a mapping or of (name, value) pairs, then what is named; all or, with a UsageError, nothing."""
+        items: dict[str, object] = dict(other, **named)
+        for name, value in items.items():
+            _check_item(name, value)
+        if items:
+            self._items.update(items)
+            self.is_changed = True
 
     def __delitem__(self, name: str) -> None:
         del self._items[name]
@@ -77,6 +84,15 @@ class TransactionState(MutableMapping[str, object]):
     def to_bytes(self) -> bytes:
         """Pack as ordered pairs: the same state has the same bytes on every node."""
         return pack_checked(tuple(sorted(self._items.items()))) if self._items else b""
+
+
+def _check_item(name: str, value: object) -> None:
+    kind = type(value)
+    if type(name) is str and (kind is str or kind is bool or kind is bytes or value is None):
+        return  # most are: no text is made for them
+    if type(name) is not str:
+        raise UsageError(f"ctx.tsd: a name must be text, got {name!r}")
+    check_plain(value, f"ctx.tsd[{name!r}]")
 
 
 class Context(Generic[T]):
@@ -157,4 +173,5 @@ class Context(Generic[T]):
             raise UsageError("ctx.expect: name at least one message to wait for")
         if type(within_ms) is not int or within_ms < 1:
             raise UsageError(f"ctx.expect: within_ms must be a whole number of at least 1, got {within_ms!r}")
-        self._expectation = Expectation(tuple(sorted(set(messages))), within_ms, otherwise)
+        ordered = messages if len(messages) == 1 else tuple(sorted(set(messages)))
+        self._expectation = Expectation(ordered, within_ms, otherwise)

@@ -34,23 +34,20 @@ from replicator.core.effects import (
     Reply,
     Send,
     Started,
-    Submitted,
-    Tick,
-    TurnEnded,
     ViewChanged,
     Write,
     WriteView,
     Written,
 )
 from replicator.core.frames import ANSWERS, Frame
-from replicator.core.messages import LEVELS, Answer, Facts, Status
+from replicator.core.messages import LEVELS
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
 from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
-from replicator.node.gateway import Gateway, Token, answer
+from replicator.node.gateway import Gateway, answer
 from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
@@ -59,8 +56,7 @@ from replicator.node.stepping import Performers, Stepper
 from replicator.node.writer import WriterLike
 from replicator.service import Service
 from replicator.transport import SYSTEM, LoopLike, Platform, Request, ServerLike
-from replicator.values import pack_wire
-from replicator.wire import FLAG_STALE, Outgoing, decode_frame, encode_frame
+from replicator.wire import decode_frame, encode_frame
 
 #: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
 TICKS_PER_HEARTBEAT = 4
@@ -69,8 +65,6 @@ COLLECT_S = 0.05
 COLLECT_OBJECTS_MIN = 4_000
 #: So many at once within one turn are looked through right there, so that one handler's garbage is bounded, too.
 COLLECT_WITHIN_TURN = 100_000
-#: Messages of one turn after which they are forwarded, so that the backups work while we go on.
-SUBMITTED_PER_PUMP = 32
 #: At SIGTERM: how long held replies may still leave.
 LAST_REPLIES_MS = 1_000
 
@@ -131,10 +125,10 @@ class Node:
         self.notes = notes or Notes(name, before=self.bar.clear)
         self.halted_because = ""
         self.on_loaded: Callable[[], None] = lambda: None  # the rows of a former life are in memory
-        self._stepper = Stepper(lambda error: self._perform_halt(Halt(str(error))))
+        self._stepper = Stepper(
+            lambda error: self._perform_halt(Halt(str(error))), platform.wall_ms, platform.elapsed_ms
+        )
         self.give = self._stepper.give
-        self._is_ending = self._is_ticked = False
-        self._submitted_count = 0
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
         self._stepper.performers = self._make_performers()
         own = config.nodes[name]
@@ -143,7 +137,7 @@ class Node:
         self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
         self.loop = platform.loop()
-        self.gateway = Gateway(self.on_submit, invoke_ms=config.timing.call_timeout_ms)
+        self.gateway = self._make_gateway()
         self.server = self._serve()
         self.names = platform.names(
             self.loop,
@@ -160,7 +154,10 @@ class Node:
             platform, self.loop, config, self.names, on_record=self._on_record, on_lost=lambda: self.give(ArbiterLost())
         )
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
-        self.loop.at_turn_end(self._on_turn_end)
+        self.loop.at_turn_end(self._stepper.end_turn)
+
+    def _make_gateway(self) -> Gateway:
+        return Gateway(self._stepper.submit, invoke_ms=self.config.timing.call_timeout_ms)
 
     def _serve(self) -> ServerLike:
         """Listen."""
@@ -225,7 +222,7 @@ class Node:
 
     def _end(self) -> None:
         """Let held replies leave, take nothing new, take the name out of the phone book."""
-        self._is_ending = True
+        self._stepper.is_ending = True
         done: list[bool] = []
         self.names.unregister_all(lambda: done.append(True))
         end_s = time.monotonic() + LAST_REPLIES_MS / 1000
@@ -246,23 +243,12 @@ class Node:
         self.loop.close()
 
     def _on_timer(self) -> None:
-        self._tick()
+        self._stepper.tick()
         if self.replica is None:
             self.arbiter.read(self.folder.highest_view)
         else:
             self.bar.show(self.replica.council.recovery.progress)
         self.loop.call_later(self._tick_s, self._on_timer)
-
-    def _tick(self) -> None:
-        """Tell the core the time, once a turn."""
-        if not self._is_ticked and self.replica is not None:
-            self._is_ticked = True
-            self.give(Tick(self.platform.wall_ms(), self.platform.elapsed_ms()))
-
-    def _on_turn_end(self) -> None:
-        if self.replica is not None:
-            self.give(TurnEnded())
-        self._is_ticked = False
 
     # -- effects -----------------------------------------------------------------------------------------------------
 
@@ -303,18 +289,6 @@ class Node:
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
-    def on_submit(self, token: Token, outgoing: Outgoing) -> None:
-        """Take a client's message."""
-        if self.replica is None or self._is_ending:
-            sink, index = token
-            sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, 0)))
-            return
-        self._tick()
-        self.give(Submitted(token, outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE)))
-        self._submitted_count += 1
-        if self._submitted_count % SUBMITTED_PER_PUMP == 0:
-            self.give(TurnEnded())
-
     def _on_frame(self, request: Request, blob: object) -> None:
         """Take a request frame of another node; its answer may come later."""
         if self.replica is None:
@@ -329,7 +303,7 @@ class Node:
             request.refuse(str(error))
             return
         self._held[(frame.sender.name, frame.request)] = request
-        self._tick()
+        self._stepper.tick()
         self.give(Received(frame))
         if len(self._held) > self.config.limits.connections_max:
             self._held.pop(next(iter(self._held)))
@@ -342,15 +316,15 @@ class Node:
         except UsageError as error:
             self.notes.take("peer_refused", {"peer": "a node", "problem": str(error)})
             return
-        self._tick()
+        self._stepper.tick()
         self.give(Received(frame))
 
     def _on_link_up(self, node: str) -> None:
-        self._tick()
+        self._stepper.tick()
         self.give(LinkUp(node))
 
     def _on_link_down(self, node: str, refused: bool) -> None:
-        self._tick()
+        self._stepper.tick()
         self.give(LinkLost(node, refused))
 
     def _on_record(self, view: View, asked: int) -> None:
@@ -365,7 +339,7 @@ class Node:
             except StorageError as error:
                 self._perform_halt(Halt(str(error)))
                 return
-        self._tick()
+        self._stepper.tick()
         self.give(ViewChanged(view, asked))
 
     def _make_replica(self, database_id: str) -> None:
@@ -384,7 +358,7 @@ class Node:
         else:
             self.folder.refuse_rows()
         self.replica = self._stepper.replica = replica
-        self._tick()
+        self._stepper.tick()
         self.give(Started(self.folder.highest_view))
 
     def _on_written(self, seq: int) -> None:

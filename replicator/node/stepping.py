@@ -1,4 +1,5 @@
-"""Own the turning of inputs into effects: step the replica, run handlers, have what follows performed, in order.
+"""Own the turning of inputs into effects: step the replica, run handlers, have what follows performed, in order; clients'
+messages, and the turns of the loop.
 
 Never does: know how an effect is performed (node.py does).
 """
@@ -9,22 +10,38 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from replicator.core.effects import Effect, Execute, Executed, Input
+from replicator.core.effects import Effect, Execute, Executed, Input, Submitted, Tick, TurnEnded
+from replicator.core.messages import Answer, Facts, Status
 from replicator.core.replica import Replica
 from replicator.errors import StorageError
+from replicator.node.gateway import Token
+from replicator.values import pack_wire
+from replicator.wire import FLAG_STALE, Outgoing
 
+#: Messages of one turn after which they are forwarded, so that the backups work while we go on.
+SUBMITTED_PER_PUMP = 32
 #: How each kind of effect is performed.
 Performers = Mapping[type, Callable[[Any], None]]
 
 
 class Stepper:
-    """Drives a replica, once there is one. *on_failed* is told when a performer's storage failed: nothing follows then."""
+    """Drives a replica, once there is one. *on_failed* is told when a performer's storage failed: nothing follows then.
 
-    def __init__(self, on_failed: Callable[[StorageError], None]) -> None:
+    *wall_ms* and *elapsed_ms* tell the time, which is looked at once a turn.
+    """
+
+    def __init__(
+        self, on_failed: Callable[[StorageError], None], wall_ms: Callable[[], int], elapsed_ms: Callable[[], int]
+    ) -> None:
         self.replica: Replica | None = None
         self.performers: Performers = {}
         self.is_halted = False
+        self.is_ending = False  # takes nothing new
         self._on_failed = on_failed
+        self._wall_ms = wall_ms
+        self._elapsed_ms = elapsed_ms
+        self._is_ticked = False
+        self._submitted_count = 0
         self._queue: deque[Effect] = deque()
         self._is_performing = False
 
@@ -48,6 +65,30 @@ class Stepper:
             self._on_failed(error)
         finally:
             self._is_performing = False
+
+    def tick(self) -> None:
+        """Tell the core the time, once a turn."""
+        if not self._is_ticked and self.replica is not None:
+            self._is_ticked = True
+            self.give(Tick(self._wall_ms(), self._elapsed_ms()))
+
+    def end_turn(self) -> None:
+        """The loop's turn ends: what it was given may leave."""
+        if self.replica is not None:
+            self.give(TurnEnded())
+        self._is_ticked = False
+
+    def submit(self, token: Token, outgoing: Outgoing) -> None:
+        """Take a client's message."""
+        if self.replica is None or self.is_ending:
+            sink, index = token
+            sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, 0)))
+            return
+        self.tick()
+        self.give(Submitted(token, outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE)))
+        self._submitted_count += 1
+        if self._submitted_count % SUBMITTED_PER_PUMP == 0:
+            self.give(TurnEnded())
 
     def follow(self, effects: Iterable[Effect]) -> None:
         """Perform these after what is being performed."""

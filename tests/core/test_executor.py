@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from replicator import Abort, Context, Service, Table, Tables, handler
+from replicator.context import TransactionState
 from replicator.core.effects import Tick, TurnEnded
 from replicator.core.executor import Executor
 from replicator.core.messages import Entry, Kind, Level, Status, encode_message, named_txn_id
@@ -328,3 +329,19 @@ def test_the_header_seed_comes_from_the_active_and_time_from_its_clock() -> None
     status, (_, _, now_ms) = world.call(active.name, "t", 1, "dice")
     assert (status, now_ms) == (DONE, world.now_ms)
     assert backup.replica.state.digest == active.replica.state.digest
+
+
+def test_tsd_takes_many_at_once_or_none() -> None:
+    """`update` as of any dict; a value that cannot be stored leaves all as it was."""
+    state = TransactionState(b"")
+    state.update()
+    assert not state.is_changed
+    state.update({"a": 1}, b=(2, "x"))
+    state.update([("c", 3.5)])
+    state.update(TransactionState(state.to_bytes()))
+    assert dict(state) == {"a": 1, "b": (2, "x"), "c": 3.5}
+    assert state.is_changed
+    for wrong in ({"a": 9, "d": [1]}, {"a": 9, "d": float("nan")}, {"a": 9, 7: 1}):
+        with pytest.raises(UsageError):
+            state.update(wrong)
+        assert state["a"] == 1

@@ -56,7 +56,7 @@ def test_v11_no_ack_in_a_view_whose_number_could_not_be_written(
     node = Node(load(path), "b", Bank())
     try:
         node._on_record(View(1, ACTIVE, (ACTIVE,), ("a", "b"), False, "applied", "d1", False), 0)
-        node._on_turn_end()
+        node._stepper.end_turn()
         assert node.replica is not None
         state = node.replica.state
         message = encode_message(named_txn_id("t"), 1, "deposit", {"owner": "x", "cents": 5})
@@ -72,7 +72,7 @@ def test_v11_no_ack_in_a_view_whose_number_could_not_be_written(
         asked = [Asked(), Asked()]
         node._on_frame(asked[0], encode_frame("d1", Adopt(1, ACTIVE, view.to_bytes())))  # type: ignore[arg-type]
         node._on_frame(asked[1], encode_frame("d1", forward))  # type: ignore[arg-type]
-        node._on_turn_end()
+        node._stepper.end_turn()
         assert "No space left" in node.halted_because
         assert [each.answers for each in asked] == [[], []]
         assert state.role is Role.HALTED

@@ -14,7 +14,7 @@ from replicator.core.messages import Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver
-from replicator.node.gateway import Token, answer
+from replicator.node.gateway import Gateway, Token, answer
 from replicator.node.node import Node
 from replicator.node.notes import Notes
 from replicator.node.stepping import Performers
@@ -218,8 +218,11 @@ class SimNode(Node):
             return True
         return spec is not None and spec.readonly
 
-    def on_submit(self, token: Token, outgoing: Outgoing) -> None:
+    def _make_gateway(self) -> Gateway:
+        return Gateway(self._on_submit, invoke_ms=self.config.timing.call_timeout_ms)
+
+    def _on_submit(self, token: Token, outgoing: Outgoing) -> None:
         """Take a client's message."""
         now_us = self.process.timeline.now_us
         self._messages[token] = (outgoing.message, bool(outgoing.flags & FLAG_STALE), now_us)
-        super().on_submit(token, outgoing)
+        self._stepper.submit(token, outgoing)
