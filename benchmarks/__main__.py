@@ -34,6 +34,15 @@ SCENARIOS = (
 RETAIN_MS = 20_000
 
 
+FLOOR = "raw TCP round trip"
+#: Whose throughput ours is compared with, and in which words.
+PEERS = {
+    "stock Pyro5 thread (unreplicated)": "stock Pyro5 thread server",
+    "Pyro5 thread with msgpack (unreplicated)": "the same with msgpack",
+    "unreplicated service": "unreplicated",
+}
+
+
 def start_server(stack: ExitStack, *kind: str) -> tuple[str, int]:
     """Start a peer; return its address and pid."""
     process = subprocess.Popen(
@@ -49,7 +58,7 @@ def start_systems(stack: ExitStack, folder: Path) -> list[System]:
     """Start everything that is measured."""
     systems: list[System] = []
     address, pid = start_server(stack, "tcp")
-    systems.append(System("raw TCP round trip", {"kind": "tcp", "target": address}, (pid,)))
+    systems.append(System(FLOOR, {"kind": "tcp", "target": address}, (pid,)))
     for serializer, name in (("serpent", "stock Pyro5 {}"), ("msgpack", "Pyro5 {} with msgpack")):
         for kind in ("thread", "multiplex"):
             address, pid = start_server(stack, kind, serializer)
@@ -77,30 +86,37 @@ def print_table(scenario: Scenario, figures: dict[str, dict[str, float]]) -> Non
     print(
         f"\n{scenario.name} ({scenario.processes} processes x {scenario.threads} threads, {scenario.batch} in flight each)"
     )
-    print(f"  {'system':<38}{'msg/s':>10}{'p50 us':>10}{'p99 us':>10}{'CPU us/msg: servers':>21}{'clients':>9}")
+    print(
+        f"  {'system':<43}{'msg/s':>10}{'(from - to)':>24}{'p50 us':>10}{'p99 us':>10}{'CPU us/msg: servers':>21}{'clients':>9}"
+    )
     for name, each in figures.items():
         print(
-            f"  {name:<38}{each['messages_per_s']:>10,.0f}{each['p50_us']:>10,.0f}{each['p99_us']:>10,.0f}"
+            f"  {name:<43}{each['messages_per_s']:>10,.0f}{spread(each):>24}{each['p50_us']:>10,.0f}{each['p99_us']:>10,.0f}"
             f"{each['server_cpu_us']:>21,.1f}{each['client_cpu_us']:>9,.1f}"
         )
 
 
+def spread(figures: dict[str, float]) -> str:
+    """Say between which figures the rounds lay."""
+    return f"({figures['messages_per_s_min']:,.0f} - {figures['messages_per_s_max']:,.0f})"
+
+
 def print_ratios(all_figures: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print the ratios that the goals are stated in."""
-    clients = all_figures["16 clients"]
-    thread = clients["stock Pyro5 thread (unreplicated)"]["messages_per_s"]
-    tuned = clients["Pyro5 thread with msgpack (unreplicated)"]["messages_per_s"]
-    alone = clients["unreplicated service"]["messages_per_s"]
-    one = all_figures["1 client"]
-    floor = one["raw TCP round trip"]["p50_us"]
+    """Print the ratios that the goals are stated in, as far as both sides were measured."""
+    clients, one = all_figures.get("16 clients", {}), all_figures.get("1 client", {})
     print("\nratios in this run")
     for ack in ("async", "received", "applied"):
-        rate = clients[f"replicated, {ack}, embedded"]["messages_per_s"]
-        latency = one[f"replicated, {ack}, embedded"]["p50_us"]
-        print(
-            f"  {ack:<9} 16 clients: {rate / thread:5.2f} x stock Pyro5 thread server ({rate / tuned:.2f} x with msgpack), "
-            f"{rate / alone:5.2f} x unreplicated; 1 client p50: {latency / (2 * floor):5.2f} x two raw TCP round trips"
-        )
+        name = f"replicated, {ack}, embedded"
+        parts = [
+            f"{clients[name]['messages_per_s'] / clients[peer]['messages_per_s']:5.2f} x {words}"
+            for peer, words in PEERS.items()
+            if name in clients and peer in clients
+        ]
+        if parts:
+            print(f"  {ack:<9} 16 clients: {', '.join(parts)}")
+        if name in one and FLOOR in one:
+            ratio = one[name]["p50_us"] / (2 * one[FLOOR]["p50_us"])
+            print(f"  {ack:<9} 1 client p50: {ratio:5.2f} x two raw TCP round trips")
 
 
 def main() -> None:
@@ -108,14 +124,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds, the median counts (default 3)")
-    parser.add_argument("--only", default="", help="measure only systems whose name has this text in it")
+    parser.add_argument(
+        "--only", action="append", help="measure only systems whose name has this text in it (repeatable)"
+    )
+    parser.add_argument(
+        "--scenario", action="append", choices=[each.name for each in SCENARIOS], help="only this one (repeatable)"
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the figures here (default benchmarks/results/)")
     arguments = parser.parse_args()
     all_figures: dict[str, dict[str, dict[str, float]]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-bench-")))
-        systems = [each for each in start_systems(stack, folder) if arguments.only in each.name]
-        for scenario in SCENARIOS:
+        wanted = arguments.only or [""]
+        systems = [each for each in start_systems(stack, folder) if any(text in each.name for text in wanted)]
+        if not systems:
+            parser.error(f"--only {' '.join(wanted)}: no system has such a name")
+        for scenario in (each for each in SCENARIOS if each.name in (arguments.scenario or [each.name])):
             rounds: dict[str, list[dict[str, float]]] = {system.name: [] for system in systems}
             for number in range(arguments.rounds):
                 for system in systems:
@@ -123,8 +147,7 @@ def main() -> None:
                     rounds[system.name].append(measure(system, scenario, arguments.seconds))
             all_figures[scenario.name] = {name: median(each) for name, each in rounds.items()}
             print_table(scenario, all_figures[scenario.name])
-    if not arguments.only:
-        print_ratios(all_figures)
+    print_ratios(all_figures)
     write_results(arguments, all_figures)
 
 

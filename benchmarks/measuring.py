@@ -112,8 +112,10 @@ def summary(results: list[dict[str, Any]], served_s: float) -> dict[str, float]:
 
 
 def median(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Take the median of each figure over the rounds."""
-    return {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+    """Take the median of each figure over the rounds; of the throughput the least and the most as well."""
+    figures = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+    rates = [each["messages_per_s"] for each in rounds]
+    return {**figures, "messages_per_s_min": min(rates), "messages_per_s_max": max(rates)}
 
 
 def about_this_machine() -> dict[str, object]:
