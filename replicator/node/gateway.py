@@ -12,7 +12,7 @@ from typing import Any
 from replicator.core.effects import Reply
 from replicator.core.messages import Answer, Status, encode_message, named_txn_id
 from replicator.errors import UsageError
-from replicator.transport import Request
+from replicator.transport.platform import RequestLike
 from replicator.values import unpack, unpack_wire
 from replicator.wire import Outgoing, decode_submit, encode_answers
 
@@ -25,7 +25,7 @@ class Batch:
 
     __slots__ = ("answers", "missing", "request")
 
-    def __init__(self, request: Request, count: int) -> None:
+    def __init__(self, request: RequestLike, count: int) -> None:
         self.request = request
         self.answers: list[Answer | None] = [None] * count
         self.missing = count
@@ -44,7 +44,7 @@ class Single:
 
     __slots__ = ("request",)
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: RequestLike) -> None:
         self.request = request
 
     def put(self, index: int, answer: Answer) -> None:
@@ -86,7 +86,7 @@ class Gateway:
         """Return the exposed methods."""
         return {"submit": self.on_submit, "invoke": self.on_invoke}
 
-    def on_submit(self, request: Request, blob: object) -> None:
+    def on_submit(self, request: RequestLike, blob: object) -> None:
         """Take messages; reply with their answers, in their order."""
         try:
             messages = decode_submit(blob)
@@ -100,7 +100,9 @@ class Gateway:
         for index, outgoing in enumerate(messages):
             self._submit((batch, index), outgoing)
 
-    def on_invoke(self, request: Request, txn_id: object, msg_no: object, handler: object, arguments: object) -> None:
+    def on_invoke(
+        self, request: RequestLike, txn_id: object, msg_no: object, handler: object, arguments: object
+    ) -> None:
         """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name."""
         if (
             type(txn_id) is not str

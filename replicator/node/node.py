@@ -125,9 +125,7 @@ class Node:
         self.notes = notes or Notes(name, before=self.bar.clear)
         self.halted_because = ""
         self.on_loaded: Callable[[], None] = lambda: None  # the rows of a former life are in memory
-        self._stepper = Stepper(
-            lambda error: self._perform_halt(Halt(str(error))), platform.wall_ms, platform.elapsed_ms
-        )
+        self._stepper = Stepper(self._on_write_failed, platform.wall_ms, platform.elapsed_ms)
         self.give = self._stepper.give
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
         self._stepper.performers = self._make_performers()

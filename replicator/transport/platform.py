@@ -82,6 +82,16 @@ class LinkLike(Protocol):
         """End the connection or the attempt; calls that are out are lost."""
 
 
+class RequestLike(Protocol):
+    """The part of `Request` that shells use."""
+
+    def reply(self, value: object, /, *, at_once: bool = False) -> None:
+        """Answer."""
+
+    def refuse(self, message: str, /) -> None:
+        """Answer with an error."""
+
+
 class ServerLike(Protocol):
     """The part of `Server` that shells use."""
 
