@@ -65,7 +65,7 @@ def start_systems(stack: ExitStack, folder: Path) -> list[System]:
             options = {"kind": "pyro", "target": address, "serializer": serializer}
             systems.append(System(f"{name.format(kind)} (unreplicated)", options, (pid,)))
     service = "benchmarks.service:Prepaid"
-    timing = {"retain_ms": RETAIN_MS}
+    timing = {"retain_ms": RETAIN_MS, "max_skew_ms": RETAIN_MS}
     alone = stack.enter_context(
         Deployment(folder / "alone", service=service, nodes=("a",), ack="async", name="alone", timing=timing)
     )

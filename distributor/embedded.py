@@ -15,10 +15,10 @@ thread that waits gives itself up at its deadline.
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from distributor import log
 from distributor.addresses import Finder
 from distributor.company import Company
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.noise import noise
 from distributor.routing import NO_FACTS, RETRY_AFTER_MS, Routing
 from distributor.states import Request, RoutingRules
 from replicator.errors import LinkLost, UsageError
@@ -52,12 +53,11 @@ class LinkRules:
 class Ticket:
     """A caller's place; `gate` is held while a follower waits, `on_answer` is there instead when nobody does."""
 
-    __slots__ = ("answer", "gate", "is_leader", "on_answer", "request")
+    __slots__ = ("answer", "gate", "on_answer", "request")
 
     def __init__(self, on_answer: Callable[[Answer], None] | None) -> None:
         self.answer: Answer | None = None
         self.gate: threading.Lock | None = None
-        self.is_leader = False  # chosen, and not leading yet
         self.on_answer = on_answer
         self.request: Request | None = None
 
@@ -70,7 +70,7 @@ class Lane:
         self._link_rules = link_rules
         self._routing = Routing(finders, rules, seed=int.from_bytes(os.urandom(8), "big"))
         self._lock = threading.Lock()
-        self._is_led = False
+        self._leader: Ticket | None = None
         self._is_closed = False
         self._followers: dict[Ticket, None] = {}
         self._links: dict[str, BlockingLink] = {}
@@ -79,7 +79,8 @@ class Lane:
         self._company = Company()
         self._host: Ticket | None = None
         self._hosted_s = 0.0  # since when
-        self._started_count = 0  # tickets of `start` without an answer
+        self._unsettled: deque[Effect] = deque()  # empty, but within `_settle`
+        self._started: dict[Ticket, None] = {}  # tickets of `start` without an answer
         self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
         self._background: threading.Thread | None = None
         self._background_bell = threading.Condition(self._lock)
@@ -92,28 +93,43 @@ class Lane:
         ticket = Ticket(None)
         self._check_process()
         deadline_ms = _now_ms() + timeout_ms
-        with self._lock:
-            self._check_open()
-            if self._routing.is_full:
-                return _OVERLOADED
-            ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
-            is_missing = not self._is_led and self._company.is_missing(self._routing.count)
-            is_leader = not (self._is_led or is_missing)
-            if is_leader:
-                self._begin_to_lead()
-            else:
-                ticket.gate = _lock_type()
-                ticket.gate.acquire()
-                self._followers[ticket] = None
-                if is_missing and self._host is None:
-                    self._host, self._hosted_s = ticket, _monotonic()
-                self._ring()
-        if is_leader:
-            self._lead(ticket)
-        else:
-            self._follow(ticket)
+        try:
+            with self._lock:
+                self._check_open()
+                if self._routing.is_full:
+                    return _OVERLOADED
+                ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
+                self._take_place(ticket)
+            if self._leader is not ticket:
+                self._follow(ticket)
+            if self._followers.get(ticket, self) is None:
+                self._leave(ticket)  # it ended late
+            if self._leader is ticket:
+                while ticket.answer is None:
+                    self._turn(deadline_ms)
+                    if ticket.answer is None and _now_ms() > deadline_ms:
+                        self._end_late(ticket)
+                self._leave(ticket)
+        except BaseException:  # interrupted, wherever: nobody waits for this answer, and somebody else must lead
+            with self._lock:
+                self._mend()
+            self._leave(ticket)
+            raise
         assert ticket.answer is not None
         return ticket.answer
+
+    def _take_place(self, ticket: Ticket) -> None:
+        """Lead if nobody does; else, or while company is missing, follow."""
+        is_missing = self._leader is None and self._company.is_missing(self._routing.count)
+        if self._leader is None and not is_missing:
+            self._begin_to_lead(ticket)
+            return
+        ticket.gate = _lock_type()
+        ticket.gate.acquire()
+        self._followers[ticket] = None
+        if is_missing and self._host is None:
+            self._host, self._hosted_s = ticket, _monotonic()
+        self._ring()
 
     def start(
         self, message: bytes, on_answer: Callable[[Answer], None], *, timeout_ms: int, ack: int, flags: int
@@ -135,9 +151,9 @@ class Lane:
                 self._finished.append(ticket)
             else:
                 ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
-                self._started_count += 1
+                self._started[ticket] = None
                 self._ring()
-            if not self._is_led or self._finished:
+            if self._leader is None or self._finished:
                 self._background_bell.notify()
 
     def _ring(self) -> None:
@@ -154,37 +170,54 @@ class Lane:
 
     def _follow(self, ticket: Ticket) -> None:
         """Wait for the answer, or to be made the leader or the host; look at the own deadline."""
-        gate = ticket.gate
+        gate, request = ticket.gate, ticket.request
         assert gate is not None
-        assert ticket.request is not None
-        try:
-            while ticket.answer is None and not ticket.is_leader:
-                if self._host is ticket:
-                    if not gate.acquire(timeout=self._company.wait_s):
-                        self._end_gathering(ticket)
-                    continue
-                left_ms = ticket.request.deadline_ms - _now_ms()
-                if not gate.acquire(timeout=max(1, left_ms) / 1000):
-                    with self._lock:
-                        self._expire(_now_ms())
-        except BaseException:  # interrupted: nobody waits for this answer any more
-            with self._lock:
-                self._routing.cancel(ticket.request)
-                self._followers.pop(ticket, None)
+        assert request is not None
+        while ticket.answer is None and self._leader is not ticket:
+            left_s = max(1, request.deadline_ms - _now_ms()) / 1000
+            wait_s = min(left_s, self._company.wait_s) if self._host is ticket else left_s
+            if gate.acquire(timeout=wait_s):
+                continue
+            now_ms = _now_ms()
+            if now_ms < request.deadline_ms:
+                self._end_gathering(ticket)
+            else:
+                self._end_late(ticket)
+
+    def _end_late(self, ticket: Ticket) -> None:
+        """The own deadline has passed. If that brings no answer, an interrupt of another caller has lost it: it is not known."""
+        with self._lock:
+            self._expire(_now_ms())
+            if ticket.answer is None:
+                ticket.answer = _LOST
+
+    def _wake(self, ticket: Ticket) -> None:
+        """Have a follower look at what it is now."""
+        gate = ticket.gate
+        if gate is not None and gate.locked():  # else it has been woken just now, and will find this as well
+            gate.release()
+
+    def _mend(self) -> None:
+        """After an interrupt, which may have come in the middle of anything: what was begun for others is ended."""
+        self._settle([])
+        for ticket in [*self._followers, *self._started]:
+            if ticket.answer is None and ticket.request is not None and ticket.request.is_done:
+                ticket.answer = _LOST
+            if ticket.answer is not None and ticket.on_answer is not None:
+                self._finished.append(ticket)
+                del self._started[ticket]
+                self._background_bell.notify()
+            elif ticket.answer is not None or self._leader is ticket:
+                del self._followers[ticket]
                 if self._host is ticket:
                     self._host = None
-                    self._elect()
-            if ticket.is_leader:
-                self._pass_on()
-            raise
-        if ticket.is_leader:
-            self._lead(ticket)
+            self._wake(ticket)
 
     def _expire(self, now_ms: int) -> None:
         """Answer those whose deadlines have passed; the host may be one of them."""
         self._routing.expire(now_ms)
         self._settle(self._routing.drain())
-        if not self._is_led and self._host is None:
+        if self._leader is None and self._host is None:
             self._elect()
 
     def _end_gathering(self, ticket: Ticket) -> None:
@@ -192,52 +225,43 @@ class Lane:
         with self._lock:
             if self._host is ticket and ticket.answer is None:
                 del self._followers[ticket]
-                ticket.is_leader = True
-                self._begin_to_lead()
+                self._begin_to_lead(ticket)
 
     # -- leading -----------------------------------------------------------------------------------------------------
 
-    def _begin_to_lead(self) -> None:
-        assert not self._is_led
-        self._is_led = True
+    def _begin_to_lead(self, ticket: Ticket) -> None:
+        assert self._leader is None
+        self._leader = ticket
         if self._host is not None:
             self._host = None
             self._company.waited(self._routing.count, _monotonic() - self._hosted_s)
 
-    def _lead(self, ticket: Ticket) -> None:
-        """Take turns until the own answer is there, then pass the lead on, whatever happens."""
-        assert ticket.request is not None
-        ticket.is_leader = False
-        try:
-            while ticket.answer is None:
-                self._turn(ticket.request.deadline_ms)
-        except BaseException:  # interrupted
-            with self._lock:
-                self._routing.cancel(ticket.request)
-            raise
-        finally:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
+    def _leave(self, ticket: Ticket) -> None:
+        """Be nothing any more, whatever the ticket was; another leads then. To do it again has no effect."""
         with self._lock:
-            if self._is_closed:
-                self._close_links()
-            self._is_led = False
-            self._elect()
+            if ticket.request is not None:
+                self._routing.cancel(ticket.request)  # unless it is answered
+            self._followers.pop(ticket, None)
+            if self._host is ticket:
+                self._host = None
+            if self._leader is ticket:
+                self._leader = None
+                if self._is_closed:
+                    self._close_links()
+            if self._leader is None and self._host is None:
+                self._elect()
 
     def _elect(self) -> None:
         """Give the lead to a follower, or have it be the host while company is missing; else to the background thread."""
         for ticket in self._followers:
-            assert ticket.gate is not None
             if self._company.is_missing(self._routing.count):
                 self._host, self._hosted_s = ticket, _monotonic()
             else:
+                self._leader = ticket
                 del self._followers[ticket]
-                self._is_led = ticket.is_leader = True
-            if ticket.gate.locked():
-                ticket.gate.release()
+            self._wake(ticket)
             return
-        if self._started_count:
+        if self._started:
             self._background_bell.notify()
 
     def _turn(self, deadline_ms: int | None) -> None:
@@ -264,7 +288,10 @@ class Lane:
         """Hand out answers; return what is left to do without the lock, and whether anything was handed out."""
         jobs: list[Call | Connect] = []
         is_news = False
-        for effect in effects:
+        unsettled = self._unsettled
+        unsettled.extend(effects)
+        while unsettled:
+            effect = unsettled[0]
             if type(effect) is Complete:
                 is_news = True
                 self._complete(effect)
@@ -274,25 +301,24 @@ class Lane:
                 self._close_link(effect.node)
             elif type(effect) is Note:
                 log.debug("{}: {}", effect.event, effect.facts)
+            unsettled.popleft()
         return jobs, is_news
 
     def _complete(self, effect: Complete) -> None:
         ticket = effect.token
         assert type(ticket) is Ticket
-        assert ticket.answer is None, "a request was completed twice"
-        ticket.answer = effect.answer
-        if ticket.on_answer is not None:
-            self._started_count -= 1
+        if ticket.answer is None:  # else an interrupt came in the middle of this: now it is ended
+            ticket.answer = effect.answer
+        if ticket in self._started:
             self._finished.append(ticket)
+            del self._started[ticket]
             if len(self._finished) == 1:
                 self._background_bell.notify()
         elif ticket in self._followers:
-            assert ticket.gate is not None
-            del self._followers[ticket]
+            self._wake(ticket)
             if self._host is ticket:
                 self._host = None
-            if ticket.gate.locked():  # else it was made the host just now, and will find the answer when it wakes
-                ticket.gate.release()
+            del self._followers[ticket]
 
     # -- input and output, by the leader, without the lock -----------------------------------------------------------
 
@@ -330,7 +356,7 @@ class Lane:
             raise
         with self._lock:
             self._company.answered(
-                self._routing.count - self._started_count, _monotonic() - begin_s
+                self._routing.count - len(self._started), _monotonic() - begin_s
             )  # futures do not wait
             self._routing.on_answers(job.node, job.call, answers, _now_ms())
             self._settle(self._routing.drain())
@@ -378,7 +404,7 @@ class Lane:
     # -- messages without a waiting thread ---------------------------------------------------------------------------
 
     def _run_background(self) -> None:
-        lock = self._lock
+        lock, own = self._lock, Ticket(None)
         with lock:
             while self._finished or not self._is_closed:
                 if self._finished:
@@ -391,13 +417,13 @@ class Lane:
                             ticket.on_answer(ticket.answer)
                     finally:
                         lock.acquire()
-                elif self._started_count and not self._is_led:
-                    self._begin_to_lead()
+                elif self._started and self._leader is None:
+                    self._begin_to_lead(own)
                     lock.release()
                     try:
                         self._turn(None)
                     finally:
-                        self._pass_on()
+                        self._leave(own)
                         lock.acquire()
                 else:
                     self._await_work()
@@ -407,7 +433,7 @@ class Lane:
         now_ms = _now_ms()
         self._expire(now_ms)
         if not self._finished:
-            wake_ms = self._routing.deadline_bound_ms() if self._started_count else None
+            wake_ms = self._routing.deadline_bound_ms() if self._started else None
             self._background_bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)
 
     def close(self) -> None:
@@ -420,29 +446,11 @@ class Lane:
             self._settle(self._routing.drain())
             self._bell.set()
             self._background_bell.notify()
-            if not self._is_led:
+            if self._leader is None:
                 self._close_links()
             background = self._background if self._pid == os.getpid() else None
         if background is not None and background is not threading.current_thread():
             background.join(JOIN_S)
-
-
-class _Noise:
-    """Makes this process's transaction ids unlike those of any other: six random bytes drawn once, then a count."""
-
-    def __init__(self) -> None:
-        self.draw()
-        os.register_at_fork(after_in_child=self.draw)
-
-    def draw(self) -> None:
-        self._prefix = os.urandom(6)
-        self._numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
-
-    def next(self) -> bytes:
-        return self._prefix + (next(self._numbers) & 0xFFFFFFFF).to_bytes(4, "big")
-
-
-_noise = _Noise()
 
 
 class Embedded:
@@ -461,7 +469,7 @@ class Embedded:
 
     def new_txn_id(self) -> bytes:
         """Make the id of a new transaction, unlike any other."""
-        return new_txn_id(time.time_ns() // 1_000_000, _noise.next())
+        return new_txn_id(time.time_ns() // 1_000_000, noise.next())
 
     def close(self) -> None:
         """Close all."""
@@ -473,4 +481,5 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+_LOST = Answer(Status.UNKNOWN, b"", NO_FACTS)
 _OVERLOADED = Answer(Status.OVERLOADED, pack_wire(["requests_max", RETRY_AFTER_MS]), NO_FACTS)

@@ -261,6 +261,7 @@ def _check(config: Config) -> None:
     demand(timing.connect_ms <= timing.suspect_ms, "timing.connect_ms", "must be at most suspect_ms")
     for key in ("retain_ms", "retain_min_ms"):
         demand(timing.call_timeout_ms < getattr(timing, key), f"timing.{key}", "must be greater than call_timeout_ms")
+        demand(timing.max_skew_ms <= getattr(timing, key), f"timing.{key}", "must be at least max_skew_ms")
     demand(
         limits.message_bytes_max + limits.batch_bytes_max + 1024 <= limits.frame_bytes_max,
         "limits.frame_bytes_max",

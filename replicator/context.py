@@ -63,7 +63,7 @@ class TransactionState(MutableMapping[str, object]):
         self.is_changed = True
 
     def update(self, other: Any = (), /, **named: object) -> None:
-        """Set all of a mapping or of (name, value) pairs, then what is named; all or, with a UsageError, nothing."""
+        """Set all of a mapping or of (name, value) pairs, then what is named; all or, with an error, nothing."""
         items: dict[str, object] = dict(other, **named)
         for name, value in items.items():
             _check_item(name, value)

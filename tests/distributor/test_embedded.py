@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +153,56 @@ def test_nobody_is_forgotten_among_callers_of_all_kinds(world: World, seed: int)
     with ThreadPoolExecutor(8) as pool:
         assert [call.result(60) for call in [pool.submit(caller, number) for number in range(8)]] == [60] * 8
     lane = lane_of(bank)
-    assert (lane._host, lane._is_led, lane._routing.count) == (None, False, 0)
+    assert (lane._host, lane._leader, lane._routing.count) == (None, None, 0)
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt: it comes wherever the main thread is."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a socket that was just being made
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals come to the main thread")
+def test_a_caller_interrupted_anywhere_leaves_the_others_served(world: World) -> None:
+    """It may be the leader, the host, chosen and not awake yet, or about to be any of them: somebody else must lead then."""
+    bank = world.client(world.node())
+    lane = lane_of(bank)
+    hasty = with_options(bank, timeout_s=1.0)
+    chance = random.Random(7)
+    is_over = threading.Event()
+    main = threading.get_ident()
+
+    def call_on(number: int) -> int:
+        done = 0
+        while not is_over.is_set():
+            with contextlib.suppress(OutcomeUnknown):  # its answer may have been in the hands of the interrupted one
+                assert hasty.deposit("x", cents=number) == number
+                done += 1
+        return done
+
+    def interrupt(before: object) -> None:
+        raise Interrupted
+
+    def send_one() -> None:
+        time.sleep(chance.random() * 0.002)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: interrupt(frame))
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            others = [pool.submit(call_on, number) for number in range(3)]
+            for _ in range(300):
+                with contextlib.suppress(Interrupted):
+                    sent = pool.submit(send_one)
+                    while True:
+                        assert bank.deposit("x", cents=99) == 99
+                assert sent.exception(WAIT_S) is None
+            is_over.set()
+            assert all(other.result(WAIT_S) > 0 for other in others)
+    finally:
+        is_over.set()
+        signal.signal(signal.SIGUSR1, before)
+    assert bank.deposit("x", cents=1) == 1
+    assert (lane._host, lane._leader, lane._followers, lane._routing.count) == (None, None, {}, 0)
 
 
 def test_what_is_answered_leaves_nothing_to_the_garbage_collector(world: World) -> None:
