@@ -61,6 +61,11 @@ class Ticket:
         self.on_answer = on_answer
         self.request: Request | None = None
 
+    @property
+    def is_answered(self) -> bool:
+        """To be asked again after something else has run: mypyc takes what it saw of `answer` itself for lasting."""
+        return self.answer is not None
+
 
 class Lane:
     """One routing, driven by its callers; many threads may share it."""
@@ -105,9 +110,9 @@ class Lane:
             if self._followers.get(ticket, self) is None:
                 self._leave(ticket)  # it ended late
             if self._leader is ticket:
-                while ticket.answer is None:
+                while not ticket.is_answered:
                     self._turn(deadline_ms)
-                    if ticket.answer is None and _now_ms() > deadline_ms:
+                    if not ticket.is_answered and _now_ms() > deadline_ms:
                         self._end_late(ticket)
                 self._leave(ticket)
         except BaseException:  # interrupted, wherever: nobody waits for this answer, and somebody else must lead
@@ -173,7 +178,7 @@ class Lane:
         gate, request = ticket.gate, ticket.request
         assert gate is not None
         assert request is not None
-        while ticket.answer is None and self._leader is not ticket:
+        while not ticket.is_answered and self._leader is not ticket:
             left_s = max(1, request.deadline_ms - _now_ms()) / 1000
             wait_s = min(left_s, self._company.wait_s) if self._host is ticket else left_s
             if gate.acquire(timeout=wait_s):
