@@ -107,12 +107,10 @@ class Lane:
                 self._take_place(ticket)
             if self._leader is not ticket:
                 self._follow(ticket)
-            if self._followers.get(ticket, self) is None:
-                self._leave(ticket)  # it ended late
             if self._leader is ticket:
                 while not ticket.is_answered:
                     self._turn(deadline_ms)
-                    if not ticket.is_answered and _now_ms() > deadline_ms:
+                    if not ticket.is_answered and (not self._routing.count or _now_ms() > deadline_ms):
                         self._end_late(ticket)
                 self._leave(ticket)
         except BaseException:  # interrupted, wherever: nobody waits for this answer, and somebody else must lead
@@ -193,8 +191,9 @@ class Lane:
         """The own deadline has passed. If that brings no answer, an interrupt of another caller has lost it: it is not known."""
         with self._lock:
             self._expire(_now_ms())
-            if ticket.answer is None:
-                ticket.answer = _LOST
+            if not ticket.is_answered:
+                self._lose(ticket)
+                self._see_to_a_leader()
 
     def _wake(self, ticket: Ticket) -> None:
         """Have a follower look at what it is now."""
@@ -204,26 +203,28 @@ class Lane:
 
     def _mend(self) -> None:
         """After an interrupt, which may have come in the middle of anything: what was begun for others is ended."""
-        self._settle([])
+        for job in self._settle(self._routing.drain())[0]:  # nobody performs it now: another turn will ask for it
+            self._close_link(job.node)
+            self._routing.on_given_up(job.node)
+        held = set(self._routing.held())
         for ticket in [*self._followers, *self._started]:
-            if ticket.answer is None and ticket.request is not None and ticket.request.is_done:
-                ticket.answer = _LOST
-            if ticket.answer is not None and ticket.on_answer is not None:
-                self._finished.append(ticket)
-                del self._started[ticket]
-                self._background_bell.notify()
-            elif ticket.answer is not None or self._leader is ticket:
-                del self._followers[ticket]
-                if self._host is ticket:
-                    self._host = None
+            if ticket.request is None or ticket.request.is_done or ticket.request not in held:
+                self._lose(ticket)
+            elif self._leader is ticket:
+                self._followers.pop(ticket, None)
             self._wake(ticket)
+
+    def _lose(self, ticket: Ticket) -> None:
+        """End a ticket to which no answer can come any more, unless it has one already: the outcome is not known."""
+        if ticket.request is not None:
+            self._routing.cancel(ticket.request)
+        self._hand_out(ticket, _LOST)
 
     def _expire(self, now_ms: int) -> None:
         """Answer those whose deadlines have passed; the host may be one of them."""
         self._routing.expire(now_ms)
         self._settle(self._routing.drain())
-        if self._leader is None and self._host is None:
-            self._elect()
+        self._see_to_a_leader()
 
     def _end_gathering(self, ticket: Ticket) -> None:
         """The moment is over: the host leads, unless another does by now or it has its answer."""
@@ -253,11 +254,12 @@ class Lane:
                 self._leader = None
                 if self._is_closed:
                     self._close_links()
-            if self._leader is None and self._host is None:
-                self._elect()
+            self._see_to_a_leader()
 
-    def _elect(self) -> None:
-        """Give the lead to a follower, or have it be the host while company is missing; else to the background thread."""
+    def _see_to_a_leader(self) -> None:
+        """If there is none: have a follower lead, or be the host while company is missing; else the background thread."""
+        if self._leader is not None or self._host is not None:
+            return
         for ticket in self._followers:
             if self._company.is_missing(self._routing.count):
                 self._host, self._hosted_s = ticket, _monotonic()
@@ -273,6 +275,7 @@ class Lane:
         """Do what routing wants done now, or wait until it wants something; not beyond *deadline_ms*."""
         with self._lock:
             if not self._routing.count:
+                self._settle(self._routing.drain())
                 return  # all are answered, by `close` or at their deadlines: nothing would ever ring
             now_ms = _now_ms()
             jobs, is_news = self._settle(self._routing.flush(now_ms))
@@ -299,7 +302,8 @@ class Lane:
             effect = unsettled[0]
             if type(effect) is Complete:
                 is_news = True
-                self._complete(effect)
+                assert type(effect.token) is Ticket
+                self._hand_out(effect.token, effect.answer)
             elif type(effect) is Call or type(effect) is Connect:
                 jobs.append(effect)
             elif type(effect) is Drop:
@@ -309,11 +313,10 @@ class Lane:
             unsettled.popleft()
         return jobs, is_news
 
-    def _complete(self, effect: Complete) -> None:
-        ticket = effect.token
-        assert type(ticket) is Ticket
-        if ticket.answer is None:  # else an interrupt came in the middle of this: now it is ended
-            ticket.answer = effect.answer
+    def _hand_out(self, ticket: Ticket, answer: Answer) -> None:
+        """Answer a ticket. Again after an interrupt in the middle of it: then it is ended, and the first answer stays."""
+        if ticket.answer is None:
+            ticket.answer = answer
         if ticket in self._started:
             self._finished.append(ticket)
             del self._started[ticket]
@@ -417,9 +420,10 @@ class Lane:
                     lock.release()
                     try:
                         for ticket in finished:
-                            assert ticket.on_answer is not None
-                            assert ticket.answer is not None
-                            ticket.on_answer(ticket.answer)
+                            on_answer, ticket.on_answer = ticket.on_answer, None
+                            if on_answer is not None:  # else an interrupt has put it here twice
+                                assert ticket.answer is not None
+                                on_answer(ticket.answer)
                     finally:
                         lock.acquire()
                 elif self._started and self._leader is None:

@@ -155,7 +155,7 @@ class Routing:
         if not self.count or now_ms < self._deadline_ms:
             return
         earliest_ms: int | None = None
-        for request in self._held():
+        for request in self.held():
             if request.is_done:
                 continue
             if request.deadline_ms <= now_ms:
@@ -176,7 +176,7 @@ class Routing:
 
     def abandon(self) -> None:
         """Complete all requests: the distributor ends."""
-        for request in list(self._held()):
+        for request in list(self.held()):
             if not request.is_done:
                 self._give_up(request)
         self._ordered.clear()
@@ -230,7 +230,7 @@ class Routing:
         """Return the earliest deadline if before *horizon_ms*, else None. O(1) when surely not, else O(requests)."""
         if not self.count or self._deadline_ms >= horizon_ms:
             return None
-        self._deadline_ms = min(request.deadline_ms for request in self._held() if not request.is_done)
+        self._deadline_ms = min(request.deadline_ms for request in self.held() if not request.is_done)
         return self._deadline_ms if self._deadline_ms < horizon_ms else None
 
     def status(self) -> dict[str, object]:
@@ -418,8 +418,8 @@ class Routing:
         self._effects.append(new_tuple(Complete, (request.token, answer)))
         request.token = None
 
-    def _held(self) -> Iterable[Request]:
-        """Every request held, and some that are done."""
+    def held(self) -> Iterable[Request]:
+        """Return every request held, and some that are done."""
         for node in self._nodes.values():
             yield from node.outstanding or ()
         yield from self._ordered
@@ -466,7 +466,7 @@ class Routing:
 
     def _check(self) -> None:
         """Assert that every request held is in exactly one place, and what else is redundant."""
-        live = [request.number for request in self._held() if not request.is_done]
+        live = [request.number for request in self.held() if not request.is_done]
         assert len(live) == len(set(live)), "a request is in two places"
         assert len(live) == self.count, f"{self.count} counted, {len(live)} held"
         assert self.count <= self._rules.requests_max

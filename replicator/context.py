@@ -17,6 +17,7 @@ from replicator.values import check_plain, pack_checked, unpack_wire
 
 #: Seeding a `random.Random` costs 6 us, so it is made on first use only.
 _SEED_SHAPE = "{view}/{seq}/{seed}"
+_ALWAYS_PLAIN = frozenset((str, bool, bytes, type(None)))
 
 
 class Abort(Exception):
@@ -87,12 +88,10 @@ class TransactionState(MutableMapping[str, object]):
 
 
 def _check_item(name: str, value: object) -> None:
-    kind = type(value)
-    if type(name) is str and (kind is str or kind is bool or kind is bytes or value is None):
-        return  # most are: no text is made for them
     if type(name) is not str:
         raise UsageError(f"ctx.tsd: a name must be text, got {name!r}")
-    check_plain(value, f"ctx.tsd[{name!r}]")
+    if type(value) not in _ALWAYS_PLAIN:  # most are: no text is made for them
+        check_plain(value, f"ctx.tsd[{name!r}]")
 
 
 class Context(Generic[T]):

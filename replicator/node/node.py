@@ -119,7 +119,6 @@ class Node:
         self.config = config
         self.name = name
         self.service = service
-        self.replica: Replica | None = None
         self.platform = platform
         self.bar = CatchupBar(sys.stderr)
         self.notes = notes or Notes(name, before=self.bar.clear)
@@ -153,6 +152,11 @@ class Node:
         )
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
         self.loop.at_turn_end(self._stepper.end_turn)
+
+    @property
+    def replica(self) -> Replica | None:
+        """This node's copy; None before it has read the record."""
+        return self._stepper.replica
 
     def _make_gateway(self) -> Gateway:
         return Gateway(self._stepper.submit, invoke_ms=self.config.timing.call_timeout_ms)
@@ -355,7 +359,7 @@ class Node:
                 self.on_loaded()
         else:
             self.folder.refuse_rows()
-        self.replica = self._stepper.replica = replica
+        self._stepper.replica = replica
         self._stepper.tick()
         self.give(Started(self.folder.highest_view))
 

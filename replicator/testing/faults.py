@@ -158,7 +158,7 @@ def draw(seed: int) -> Options:
     )
     options.nap_part = chance.choice((0.0, 0.0, 0.02, 0.1))
     if options.timing.retain_named_ms <= NAMED_MS_MAX and chance.random() < 0.5:
-        options.limits = replace(options.limits, remembered_replies_max=chance.choice((5, 20, 100)))
+        options.limits = replace(options.limits, remembered_replies_max=chance.choice((20, 50, 200)))
         options.timing = replace(options.timing, retain_min_ms=chance.choice((300, 1_000)))
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
     return options

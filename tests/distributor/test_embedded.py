@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import queue
 import random
 import signal
 import threading
@@ -15,12 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from distributor.addresses import Finder
 from distributor.company import Company
-from distributor.embedded import Lane
+from distributor.embedded import Lane, LinkRules
+from distributor.routing import NO_FACTS
+from distributor.states import RoutingRules
 from replicator.caller import Caller
 from replicator.client import connect, submit, with_options
 from replicator.errors import OutcomeUnknown, Unavailable
 from replicator.service import invoker_of
+from replicator.wire import Answer, Status
 from tests.distributor.fakes import WAIT_S, Bank
 from tests.test_client import World
 
@@ -179,14 +184,14 @@ def test_a_caller_interrupted_anywhere_leaves_the_others_served(world: World) ->
                 done += 1
         return done
 
-    def interrupt(before: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise Interrupted
 
     def send_one() -> None:
         time.sleep(chance.random() * 0.002)
         signal.pthread_kill(main, signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGUSR1, lambda number, frame: interrupt(frame))
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with ThreadPoolExecutor(4) as pool:
             others = [pool.submit(call_on, number) for number in range(3)]
@@ -203,6 +208,32 @@ def test_a_caller_interrupted_anywhere_leaves_the_others_served(world: World) ->
         signal.signal(signal.SIGUSR1, before)
     assert bank.deposit("x", cents=1) == 1
     assert (lane._host, lane._leader, lane._followers, lane._routing.count) == (None, None, {}, 0)
+
+
+@pytest.mark.parametrize("torn", ["done and not told", "nowhere", "told and still listed"])
+def test_what_an_interrupt_tore_is_ended_once(torn: str) -> None:
+    """The states that an interrupt within routing, or within handing out, can leave behind for a future."""
+    nobody = Finder("a", fixed=("127.0.0.1", 1))
+    lane = Lane({"a": nobody}, RoutingRules(silence_ms=1_000), LinkRules(100, 1 << 20))
+    told: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    lane.start(bytes(40), told.put, timeout_ms=60_000, ack=0, flags=0)
+    with lane._lock:
+        [ticket] = lane._started
+        assert ticket.request is not None
+        if torn == "nowhere":
+            for waiting in (lane._routing._ordered, lane._routing._stale):
+                waiting.clear()
+        else:
+            lane._routing.cancel(ticket.request)
+        if torn == "told and still listed":
+            ticket.answer = Answer(Status.DONE, b"", NO_FACTS)
+            lane._finished.append(ticket)
+        lane._mend()
+    expected = Status.DONE if torn == "told and still listed" else Status.UNKNOWN
+    assert told.get(timeout=WAIT_S).status == expected
+    assert (lane._routing.count, lane._started) == (0, {})
+    lane.close()
+    assert told.empty()
 
 
 def test_what_is_answered_leaves_nothing_to_the_garbage_collector(world: World) -> None:
