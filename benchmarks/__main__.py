@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,6 +35,8 @@ SCENARIOS = (
 RETAIN_MS = 20_000
 
 
+ACKS = ("async", "received", "applied")
+SERVICE = "benchmarks.service:Prepaid"
 FLOOR = "raw TCP round trip"
 #: Whose throughput ours is compared with, and in which words.
 PEERS = {
@@ -54,30 +57,54 @@ def start_server(stack: ExitStack, *kind: str) -> tuple[str, int]:
     return process.stdout.readline().strip(), process.pid
 
 
-def start_systems(stack: ExitStack, folder: Path) -> list[System]:
+#: Deployments that are measured: name, nodes, store, and [(system, ack, distributor)].
+DEPLOYMENTS = (
+    ("alone", ("a",), "sqlite", (("unreplicated service", "async", "embedded"),)),
+    (
+        "pair",
+        ("a", "b"),
+        "sqlite",
+        tuple(
+            (f"replicated, {ack}, {distributor}", ack, distributor)
+            for distributor in ("embedded", "process")
+            for ack in ACKS
+        ),
+    ),
+    (
+        "in_memory",
+        ("a", "b"),
+        "memory",
+        tuple((f"replicated, {ack}, embedded, in memory", ack, "embedded") for ack in ("received", "applied")),
+    ),
+)
+
+
+def start_systems(stack: ExitStack, folder: Path, wanted: Callable[[str], bool]) -> list[System]:
     """Start everything that is measured."""
     systems: list[System] = []
-    address, pid = start_server(stack, "tcp")
-    systems.append(System(FLOOR, {"kind": "tcp", "target": address}, (pid,)))
-    for serializer, name in (("serpent", "stock Pyro5 {}"), ("msgpack", "Pyro5 {} with msgpack")):
+    if wanted(FLOOR):
+        address, pid = start_server(stack, "tcp")
+        systems.append(System(FLOOR, {"kind": "tcp", "target": address}, (pid,)))
+    for serializer, words in (("serpent", "stock Pyro5 {}"), ("msgpack", "Pyro5 {} with msgpack")):
         for kind in ("thread", "multiplex"):
-            address, pid = start_server(stack, kind, serializer)
-            options = {"kind": "pyro", "target": address, "serializer": serializer}
-            systems.append(System(f"{name.format(kind)} (unreplicated)", options, (pid,)))
-    service = "benchmarks.service:Prepaid"
+            name = f"{words.format(kind)} (unreplicated)"
+            if wanted(name):
+                address, pid = start_server(stack, kind, serializer)
+                systems.append(System(name, {"kind": "pyro", "target": address, "serializer": serializer}, (pid,)))
     timing = {"retain_ms": RETAIN_MS, "max_skew_ms": RETAIN_MS}
-    alone = stack.enter_context(
-        Deployment(folder / "alone", service=service, nodes=("a",), ack="async", name="alone", timing=timing)
-    )
-    pair = stack.enter_context(
-        Deployment(folder / "pair", service=service, nodes=("a", "b"), ack="async", name="pair", timing=timing)
-    )
-    base = {"kind": "replicated", "distributor": "embedded", "ack": "async"}
-    systems.append(System("unreplicated service", {**base, "target": str(alone.config_path)}, node_pids(alone)))
-    for distributor in ("embedded", "process"):
-        for ack in ("async", "received", "applied"):
-            options = {"kind": "replicated", "distributor": distributor, "ack": ack, "target": str(pair.config_path)}
-            systems.append(System(f"replicated, {ack}, {distributor}", options, node_pids(pair)))
+    for database, nodes, store, ways in DEPLOYMENTS:
+        ways = tuple(way for way in ways if wanted(way[0]))
+        if not ways:
+            continue
+        deployment = stack.enter_context(
+            Deployment(
+                folder / database, service=SERVICE, nodes=nodes, ack="async", name=database, store=store, timing=timing
+            )
+        )
+        target, pids = str(deployment.config_path), node_pids(deployment)
+        for name, ack, distributor in ways:
+            options = {"kind": "replicated", "distributor": distributor, "ack": ack, "target": target}
+            systems.append(System(name, options, pids))
     return systems
 
 
@@ -105,18 +132,17 @@ def print_ratios(all_figures: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print the ratios that the goals are stated in, as far as both sides were measured."""
     clients, one = all_figures.get("16 clients", {}), all_figures.get("1 client", {})
     print("\nratios in this run")
-    for ack in ("async", "received", "applied"):
-        name = f"replicated, {ack}, embedded"
+    for name in (f"replicated, {way}" for ack in ACKS for way in (f"{ack}, embedded", f"{ack}, embedded, in memory")):
         parts = [
             f"{clients[name]['messages_per_s'] / clients[peer]['messages_per_s']:5.2f} x {words}"
             for peer, words in PEERS.items()
             if name in clients and peer in clients
         ]
         if parts:
-            print(f"  {ack:<9} 16 clients: {', '.join(parts)}")
+            print(f"  {name:<43}16 clients: {', '.join(parts)}")
         if name in one and FLOOR in one:
             ratio = one[name]["p50_us"] / (2 * one[FLOOR]["p50_us"])
-            print(f"  {ack:<9} 1 client p50: {ratio:5.2f} x two raw TCP round trips")
+            print(f"  {name:<43}1 client p50: {ratio:5.2f} x two raw TCP round trips")
 
 
 def main() -> None:
@@ -135,10 +161,10 @@ def main() -> None:
     all_figures: dict[str, dict[str, dict[str, float]]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-bench-")))
-        wanted = arguments.only or [""]
-        systems = [each for each in start_systems(stack, folder) if any(text in each.name for text in wanted)]
+        texts = arguments.only or [""]
+        systems = start_systems(stack, folder, lambda name: any(text in name for text in texts))
         if not systems:
-            parser.error(f"--only {' '.join(wanted)}: no system has such a name")
+            parser.error(f"--only {' '.join(texts)}: no system has such a name")
         for scenario in (each for each in SCENARIOS if each.name in (arguments.scenario or [each.name])):
             rounds: dict[str, list[dict[str, float]]] = {system.name: [] for system in systems}
             for number in range(arguments.rounds):

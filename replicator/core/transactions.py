@@ -38,6 +38,9 @@ from replicator.values import pack_wire, unpack_wire
 
 #: Of the finished and of the named transactions that are due, so many are forgotten with each entry.
 PRUNED_PER_ENTRY = 64
+#: Deadlines of expectations that are over leave the list when there are this many, and more than half of it. It
+#: takes 1 ms, with 20,000 transactions open 6 ms.
+OVER_DEADLINES_MIN = 10_000
 #: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.
 _TIME_MIX = 0xC2B2AE3D27D4EB4F
 
@@ -245,7 +248,11 @@ class Transactions:
         if outcome.expectation is not None:
             transaction.expect_no += 1
             transaction.deadline_ms = entry.time_ms + outcome.expectation.within_ms
-            heapq.heappush(self._deadlines, (transaction.deadline_ms, transaction.txn_id, transaction.expect_no))
+            deadlines = self._deadlines
+            if len(deadlines) > OVER_DEADLINES_MIN + 2 * len(self.open):
+                self._deadlines = deadlines = [each for each in deadlines if self.is_waiting(each[1], each[2])]
+                heapq.heapify(deadlines)
+            heapq.heappush(deadlines, (transaction.deadline_ms, transaction.txn_id, transaction.expect_no))
 
     def _finish(self, transaction: Transaction, time_ms: int) -> None:
         transaction.ended_ms = time_ms

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from replicator.context import Expectation
 from replicator.core.messages import Entry, Kind, encode_message, named_txn_id, new_txn_id
-from replicator.core.transactions import PRUNED_PER_ENTRY, OutcomeState, TransactionRules, Transactions
+from replicator.core.transactions import (
+    OVER_DEADLINES_MIN,
+    PRUNED_PER_ENTRY,
+    OutcomeState,
+    TransactionRules,
+    Transactions,
+)
 
 RULES = TransactionRules(
     retain_ms=1_000, retain_min_ms=300, retain_named_ms=5_000, max_skew_ms=1_000, remembered_max=20_000
@@ -138,3 +144,25 @@ def test_named_transactions_are_not_forgotten_for_want_of_room() -> None:
     assert not node.finish(BEGIN_MS + 4_000)
     assert not node.transactions.can_prune(BEGIN_MS + 4_300)
     assert len(node.transactions.named) == 5
+
+
+def test_deadlines_of_what_is_over_do_not_pile_up() -> None:
+    """What was to end within a day and did so at once is not listed for a day; what is still waited for stays listed."""
+    transactions = Transactions(RULES)
+    day_ms = 86_400_000
+    opening = OutcomeState(b"1" * 8, False, Expectation(("end",), day_ms, "give_up"), b"")
+    ending = OutcomeState(b"2" * 8, False, None, b"")
+    count, kept = 3 * OVER_DEADLINES_MIN, []
+    for number in range(count):
+        txn_id = new_txn_id(BEGIN_MS, number.to_bytes(10, "big"))
+        messages = ((1, opening), (2, ending)) if number % 1_000 else ((1, opening),)
+        for msg_no, outcome in messages:
+            entry = Entry(1, 1, BEGIN_MS + number, 0, b"", int(Kind.MESSAGE), encode_message(txn_id, msg_no, "x", {}))
+            transactions.record(entry, 0, b"", outcome)
+        if len(messages) == 1:
+            kept.append(txn_id)
+        assert len(transactions._deadlines) <= OVER_DEADLINES_MIN + 2 * len(transactions.open) + 3
+    due: list[bytes] = []
+    while (transaction := transactions.due(BEGIN_MS + count + day_ms)) is not None:
+        due.append(transaction.txn_id)
+    assert due == kept
