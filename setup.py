@@ -35,7 +35,10 @@ COMPILED = (
     ),
     *(f"replicator/node/{name}.py" for name in ("gateway", "stepping")),
     *(f"replicator/transport/{name}.py" for name in ("blocking", "channel", "link", "loop", "server")),
-    *(f"distributor/{name}.py" for name in ("company", "effects", "embedded", "routing", "sessions", "states")),
+    *(
+        f"distributor/{name}.py"
+        for name in ("company", "effects", "embedded", "process", "routing", "sessions", "states")
+    ),
 )
 
 

@@ -26,7 +26,7 @@ from distributor import log
 from distributor.addresses import Finder
 from distributor.company import Company
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
-from distributor.noise import noise
+from distributor.process import process
 from distributor.routing import NO_FACTS, RETRY_AFTER_MS, Routing
 from distributor.states import Request, RoutingRules
 from replicator.errors import LinkLost, UsageError
@@ -89,7 +89,7 @@ class Lane:
         self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
         self._background: threading.Thread | None = None
         self._background_bell = threading.Condition(self._lock)
-        self._pid = os.getpid()
+        self._forks = process.forks
 
     # -- callers -----------------------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class Lane:
             self._bell.set()
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._forks != process.forks:
             raise UsageError("this client was connected before os.fork(): connect in the process that uses it")
 
     def _check_open(self) -> None:
@@ -457,7 +457,7 @@ class Lane:
             self._background_bell.notify()
             if self._leader is None:
                 self._close_links()
-            background = self._background if self._pid == os.getpid() else None
+            background = self._background if self._forks == process.forks else None
         if background is not None and background is not threading.current_thread():
             background.join(JOIN_S)
 
@@ -478,7 +478,7 @@ class Embedded:
 
     def new_txn_id(self) -> bytes:
         """Make the id of a new transaction, unlike any other."""
-        return new_txn_id(time.time_ns() // 1_000_000, noise.next())
+        return new_txn_id(time.time_ns() // 1_000_000, process.noise())
 
     def close(self) -> None:
         """Close all."""

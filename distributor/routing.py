@@ -138,7 +138,8 @@ class Routing:
             self._aim = None
         back: list[Request] = []
         last: Answer | None = None
-        for request, answer in zip(requests, answers, strict=True):
+        for index, request in enumerate(requests):
+            answer = answers[index]
             if answer.status <= _FINAL_MAX:
                 last = answer
                 if not request.is_done:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from replicator.core.messages import Status, encode_message
 from replicator.errors import TransactionError
 
 #: Outcomes that a node remembers: the next message has the next number.
-_REMEMBERED = frozenset((Status.DONE, Status.ABORTED, Status.FAILED))
+_REMEMBERED = frozenset(map(int, (Status.DONE, Status.ABORTED, Status.FAILED)))
 #: The caller was told to repeat, so nothing but the same message may follow.
-_UNSETTLED = frozenset((Status.UNKNOWN, Status.UNAVAILABLE))
+_UNSETTLED = frozenset(map(int, (Status.UNKNOWN, Status.UNAVAILABLE)))
 
 
 class Conversation:
@@ -32,12 +31,12 @@ class Conversation:
         self._unsettled = b""
         self._is_on_its_way = False
 
-    def begin(self, handler: str, arguments: Mapping[str, Any]) -> bytes:
+    def begin(self, handler: str, arguments: dict[str, Any]) -> bytes:
         """Pack the next message, or the very same bytes again if the last one is unsettled and this is it.
 
         Raises: TransactionError, and nothing changes.
         """
-        message = encode_message(self.txn_id, self.msg_no, handler, dict(arguments))
+        message = encode_message(self.txn_id, self.msg_no, handler, arguments)
         if self._is_on_its_way:
             raise TransactionError(
                 f"message {self.msg_no} of the transaction is still on its way; wait for its reply before {handler!r}",
@@ -52,9 +51,9 @@ class Conversation:
         self._is_on_its_way = True
         return message
 
-    def read(self, handler: str, arguments: Mapping[str, Any]) -> bytes:
+    def read(self, handler: str, arguments: dict[str, Any]) -> bytes:
         """Pack a readonly message: it belongs to the transaction, and is not counted."""
-        return encode_message(self.txn_id, self.msg_no, handler, dict(arguments))
+        return encode_message(self.txn_id, self.msg_no, handler, arguments)
 
     def settle(self, message: bytes, status: int) -> None:
         """Take the outcome of the message on its way."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 from replicator.errors import UsageError
 from replicator.schema import T
-from replicator.values import check_plain, pack_checked, unpack_wire
+from replicator.values import check_plain, new_tuple, pack_checked, unpack_wire
 
 #: Seeding a `random.Random` costs 6 us, so it is made on first use only.
 _SEED_SHAPE = "{view}/{seq}/{seed}"
+_NOTHING: tuple[()] = ()
 _ALWAYS_PLAIN = frozenset((str, bool, bytes, type(None)))
 
 
@@ -34,8 +34,7 @@ class Abort(Exception):
         self.facts = facts
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
+class Expectation(NamedTuple):
     """What an open transaction waits for: `messages` (handler names), until `within_ms` has passed, then `otherwise`."""
 
     messages: tuple[str, ...]
@@ -63,11 +62,12 @@ class TransactionState(MutableMapping[str, object]):
         self._items[name] = value
         self.is_changed = True
 
-    def update(self, other: Any = (), /, **named: object) -> None:
+    def update(self, other: Any = _NOTHING, /, **named: object) -> None:
         """Set all of a mapping or of (name, value) pairs, then what is named; all or, with an error, nothing."""
-        items: dict[str, object] = dict(other, **named)
+        items: dict[str, object] = named if other is _NOTHING else dict(other, **named)
         for name, value in items.items():
-            _check_item(name, value)
+            if type(name) is not str or type(value) not in _ALWAYS_PLAIN:
+                _check_item(name, value)
         if items:
             self._items.update(items)
             self.is_changed = True
@@ -120,7 +120,6 @@ class Context(Generic[T]):
         self,
         tables: T,
         handlers: Mapping[str, object],
-        *,
         txn_id: bytes,
         view: int,
         seq: int,
@@ -173,4 +172,4 @@ class Context(Generic[T]):
         if type(within_ms) is not int or within_ms < 1:
             raise UsageError(f"ctx.expect: within_ms must be a whole number of at least 1, got {within_ms!r}")
         ordered = messages if len(messages) == 1 else tuple(sorted(set(messages)))
-        self._expectation = Expectation(ordered, within_ms, otherwise)
+        self._expectation = new_tuple(Expectation, (ordered, within_ms, otherwise))

@@ -18,6 +18,7 @@ class HandlerSpec:
         "_arguments",
         "_codecs",
         "_defaults",
+        "_is_positional",
         "function",
         "name",
         "parameters",
@@ -41,6 +42,7 @@ class HandlerSpec:
         if "return" not in hints:
             raise UsageError(f"{where}: annotate what it returns (None if nothing)")
         self.parameters = tuple(parameter.name for parameter in parameters)
+        self._is_positional = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
         self._codecs: dict[str, Codec] = {name: codec_for(hints[name], f"{where}({name})") for name in self.parameters}
         self._arguments = tuple(
             (argument, codec, codec.exact_type, f"{name}: argument {argument!r}")
@@ -60,10 +62,9 @@ class HandlerSpec:
 
         Raises BadArguments naming the argument that is missing, unknown, doubled or of a wrong type.
         """
-        if kwargs.keys() - self._codecs.keys():
-            self._refuse_unknown(kwargs)
         if not args:
             return self._complete(kwargs)
+        self._refuse_unknown(kwargs)
         parameters = self.parameters
         if len(args) > len(parameters):
             raise BadArguments(
@@ -78,14 +79,19 @@ class HandlerSpec:
 
     def _complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
+        found = 0
         for name, codec, exact_type, where in self._arguments:
             if name in given:
+                found += 1
                 value = given[name]
                 plain[name] = value if type(value) is exact_type else self._to_plain(codec, value, where)
             elif name in self._defaults:
                 plain[name] = self._defaults[name]
             else:
+                self._refuse_unknown(given)  # misspelt, most likely
                 raise BadArguments(f"{where} is missing: {self.signature}")
+        if found != len(given):
+            self._refuse_unknown(given)
         return plain
 
     def _refuse_unknown(self, names: Iterable[object]) -> None:
@@ -128,6 +134,12 @@ class HandlerSpec:
             if name not in filled:
                 raise BadArguments(f"{where} is missing: {self.signature}")
         return filled
+
+    def run(self, service: object, context: object, arguments: Mapping[str, Any]) -> Any:
+        """Call the handler; by position where it can be, as names cost half a microsecond more."""
+        if self._is_positional:
+            return self.function(service, context, *[arguments[name] for name in self.parameters])
+        return self.function(service, context, **arguments)
 
     def result_from_plain(self, plain: Any) -> Any:
         """Build the declared result type from a reply's plain value."""

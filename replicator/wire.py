@@ -141,7 +141,8 @@ def decode_frame(database_id: str, data: object) -> Frame:
     if len(values) != len(checks):
         raise UsageError(f"a {_KINDS[number].__name__} frame has {len(checks)} fields, got {len(values)}")
     made: list[Any] = []
-    for (name, check), value in zip(checks, values, strict=True):
+    for index, (name, check) in enumerate(checks):
+        value = values[index]
         if check is int:
             if type(value) is int and value >= 0:
                 made.append(value)

@@ -5,7 +5,7 @@ new view): only the proof releases replies (V1). A reply needs every member of t
 not yet settled (V5, V12). Refusals that depend on state, and readonly replies, wait for a barrier: a round of forwards
 begun after the message came (V10).
 
-Invariants: at most two forwards are outstanding per backup, the second only if it is a full one; a reply leaves at most
+Invariants: at most `FORWARDS_MAX` forwards are outstanding per backup, none of the later ones empty; a reply leaves at most
 once; nothing is released by a node that is not the active of its view.
 """
 
@@ -26,10 +26,8 @@ from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
 from replicator.service import handler_of
 from replicator.values import new_tuple, pack_wire
 
-#: One forward is under way while the next gathers; a second one may leave when it is worth its cost, so that a backup
-#: executes the beginning of a long turn while the active executes its end.
-FORWARDS_MAX = 2
-SECOND_FORWARD_ENTRIES_MIN = 32
+#: What is executed leaves at the end of the turn, while so many forwards are under way at most; then it gathers.
+FORWARDS_MAX = 4
 #: Deadlines put into the FIFO in one tick, so that a thousand at once do not hold up the messages between them.
 DEADLINES_PER_TICK_MAX = 256
 #: Told to a caller that met a full FIFO: long enough for a batch to drain, short against any deadline.
@@ -291,13 +289,11 @@ class Active:
         state = self.state
         fifo, rules = state.fifo, state.rules
         entries: list[bytes] = []
-        if peer.outstanding and fifo.executed_seq - peer.next_seq < SECOND_FORWARD_ENTRIES_MIN - 1:
-            return
         if peer.next_seq <= fifo.executed_seq:
             entries = fifo.sealed_after(
                 peer.next_seq - 1, entries_max=rules.batch_entries_max, bytes_max=rules.batch_bytes_max
             )
-        elif not self._is_empty_forward_due(peer):
+        elif peer.outstanding or not self._is_empty_forward_due(peer):
             return
         assert state.view is not None
         prev_seq = peer.next_seq - 1

@@ -74,18 +74,11 @@ class Executor:
         workspace = self._workspace
         tsd = old.tsd if old is not None else b""
         context: Context[Tables] = Context(
-            workspace.view,
-            self._handlers,
-            txn_id=entry.txn_id,
-            view=entry.view,
-            seq=entry.seq,
-            now_ms=entry.time_ms,
-            seed=entry.seed,
-            tsd=tsd,
+            workspace.view, self._handlers, entry.txn_id, entry.view, entry.seq, entry.time_ms, entry.seed, tsd
         )
         workspace.begin(writable=True)
         try:
-            value = spec.function(self.service, context, **arguments)
+            value = spec.run(self.service, context, arguments)
             body = pack_checked(spec.result.to_plain(value, "result"))
             if context._tsd is not None:
                 tsd = self._checked_tsd(context._tsd, tsd)
@@ -145,13 +138,11 @@ class Executor:
     def read(self, read: ExecuteRead, *, view: int, seq: int, now_ms: int) -> Outcome:
         """Run a readonly handler on the committed tables; a write in it fails."""
         workspace = self._workspace
-        context: Context[Tables] = Context(
-            workspace.view, {}, txn_id=read.txn_id, view=view, seq=seq, now_ms=now_ms, seed=0, tsd=b""
-        )
+        context: Context[Tables] = Context(workspace.view, {}, read.txn_id, view, seq, now_ms, 0, b"")
         nothing = OutcomeState(b"", True, None, b"")
         workspace.begin(writable=False)
         try:
-            value = read.spec.function(self.service, context, **read.arguments)
+            value = read.spec.run(self.service, context, read.arguments)
             body = pack_checked(read.spec.result.to_plain(value, f"result of {read.spec.name}"))
         except MemoryError:
             raise

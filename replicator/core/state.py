@@ -155,8 +155,9 @@ class State:
         seq, record = entry.seq, self.changes.record
         if changes:
             # Fig. 3: the operation first, then its entry.
-            for change, is_known in zip(changes, self.database.commit(changes), strict=True):
-                op = Op.DELETE if change.row is None else Op.UPDATE if is_known else Op.INSERT
+            known = self.database.commit(changes)
+            for index, change in enumerate(changes):
+                op = Op.DELETE if change.row is None else Op.UPDATE if known[index] else Op.INSERT
                 record(change.table, change.key_bytes, op, seq)
         transactions = self.transactions
         is_known_txn = transactions.record(entry, status, body, outcome_state)

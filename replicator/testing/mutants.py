@@ -304,7 +304,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "different outcomes are not noticed, and random numbers are each node's own",
         (
             Edit(BACKUP, "if outcome.digest != entry.digest:", "if False:"),
-            Edit(EXECUTOR, "seed=entry.seed,", "seed=entry.seed + bool(entry.packed),"),
+            Edit(EXECUTOR, "entry.time_ms, entry.seed, tsd", "entry.time_ms, entry.seed + bool(entry.packed), tsd"),
         ),
     ),
     one(

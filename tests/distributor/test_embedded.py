@@ -173,7 +173,7 @@ def test_a_caller_interrupted_anywhere_leaves_the_others_served(world: World) ->
     lane = lane_of(bank)
     hasty = with_options(bank, timeout_s=1.0)
     chance = random.Random(7)
-    is_over = threading.Event()
+    is_begun, is_over = threading.Event(), threading.Event()
     main = threading.get_ident()
 
     def call_on(number: int) -> int:
@@ -188,24 +188,26 @@ def test_a_caller_interrupted_anywhere_leaves_the_others_served(world: World) ->
         raise Interrupted
 
     def send_one() -> None:
+        assert is_begun.wait(WAIT_S)
         time.sleep(chance.random() * 0.002)
         signal.pthread_kill(main, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, interrupt)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            others = [pool.submit(call_on, number) for number in range(3)]
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(call_on, number) for number in range(3)]
+        try:
             for _ in range(300):
+                is_begun.clear()
+                sent = pool.submit(send_one)
                 with contextlib.suppress(Interrupted):
-                    sent = pool.submit(send_one)
+                    is_begun.set()
                     while True:
                         assert bank.deposit("x", cents=99) == 99
                 assert sent.exception(WAIT_S) is None
+        finally:
             is_over.set()
-            assert all(other.result(WAIT_S) > 0 for other in others)
-    finally:
-        is_over.set()
-        signal.signal(signal.SIGUSR1, before)
+            signal.signal(signal.SIGUSR1, before)
+        assert all(other.result(WAIT_S) > 0 for other in others)
     assert bank.deposit("x", cents=1) == 1
     assert (lane._host, lane._leader, lane._followers, lane._routing.count) == (None, None, {}, 0)
 
