@@ -114,9 +114,11 @@ class Lane:
                         self._end_late(ticket)
                 self._leave(ticket)
         except BaseException:  # interrupted, wherever: nobody waits for this answer, and somebody else must lead
-            with self._lock:
-                self._mend()
-            self._leave(ticket)
+            try:
+                with self._lock:
+                    self._mend(ticket)
+            finally:
+                self._leave(ticket)
             raise
         assert ticket.answer is not None
         return ticket.answer
@@ -201,11 +203,12 @@ class Lane:
         if gate is not None and gate.locked():  # else it has been woken just now, and will find this as well
             gate.release()
 
-    def _mend(self) -> None:
+    def _mend(self, interrupted: Ticket) -> None:
         """After an interrupt, which may have come in the middle of anything: what was begun for others is ended."""
-        for job in self._settle(self._routing.drain())[0]:  # nobody performs it now: another turn will ask for it
-            self._close_link(job.node)
-            self._routing.on_given_up(job.node)
+        if self._leader is interrupted:  # nobody performs what it was about to do, or knows how far it was
+            self._close_links()
+            self._routing.on_all_given_up()
+        self._settle(self._routing.drain())
         held = set(self._routing.held())
         for ticket in [*self._followers, *self._started]:
             if ticket.request is None or ticket.request.is_done or ticket.request not in held:
@@ -213,6 +216,8 @@ class Lane:
             elif self._leader is ticket:
                 self._followers.pop(ticket, None)
             self._wake(ticket)
+        if self._leader is not None:  # chosen, and perhaps not woken
+            self._wake(self._leader)
 
     def _lose(self, ticket: Ticket) -> None:
         """End a ticket to which no answer can come any more, unless it has one already: the outcome is not known."""

@@ -9,6 +9,8 @@ import os
 class Process:
     """`forks`: how often this has become another process; what was made at another count belongs to a parent.
 
+    Seen only if the child's Python is told of the fork, as `os.fork` and `PyOS_AfterFork_Child` do.
+
     `noise` makes transaction ids unlike those of any other process: six random bytes drawn once, then a count.
     """
 

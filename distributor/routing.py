@@ -124,6 +124,11 @@ class Routing:
         node.link = LinkState.DOWN
         self._take_back(node)
 
+    def on_all_given_up(self) -> None:
+        """The driver has closed every link: it does not know how far it was with any."""
+        for name in self._nodes:
+            self.on_given_up(name)
+
     def on_answers(self, name: str, call: int, answers: Sequence[Answer], now_ms: int) -> None:
         """Take the answers to one call. An answer to a call that was taken back is ignored. O(answers)."""
         node = self._nodes[name]

@@ -18,7 +18,7 @@ import pytest
 
 from distributor.addresses import Finder
 from distributor.company import Company
-from distributor.embedded import Lane, LinkRules
+from distributor.embedded import Lane, LinkRules, Ticket
 from distributor.routing import NO_FACTS
 from distributor.states import RoutingRules
 from replicator.caller import Caller
@@ -230,7 +230,7 @@ def test_what_an_interrupt_tore_is_ended_once(torn: str) -> None:
         if torn == "told and still listed":
             ticket.answer = Answer(Status.DONE, b"", NO_FACTS)
             lane._finished.append(ticket)
-        lane._mend()
+        lane._mend(Ticket(None))
     expected = Status.DONE if torn == "told and still listed" else Status.UNKNOWN
     assert told.get(timeout=WAIT_S).status == expected
     assert (lane._routing.count, lane._started) == (0, {})
