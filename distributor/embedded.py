@@ -149,8 +149,9 @@ class Lane:
         with self._lock:
             self._check_open()
             if self._background is None:
-                self._background = threading.Thread(target=self._run_background, name="replicator-client", daemon=True)
-                self._background.start()
+                background = threading.Thread(target=self._run_background, name="replicator-client", daemon=True)
+                background.start()
+                self._background = background  # not before it runs: an interrupt would leave one that never does
             if self._routing.is_full:
                 ticket.answer = _OVERLOADED
                 self._finished.append(ticket)
@@ -459,7 +460,7 @@ class Lane:
             self._routing.abandon()
             self._settle(self._routing.drain())
             self._bell.set()
-            self._background_bell.notify()
+            self._background_bell.notify_all()  # an interrupt may have left two
             if self._leader is None:
                 self._close_links()
             background = self._background if self._forks == process.forks else None

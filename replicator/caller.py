@@ -121,8 +121,11 @@ class Caller:
             self.embedded.lane(flags).start(
                 message, pending, timeout_ms=options.timeout_ms, ack=options.ack, flags=flags
             )
-        except BaseException:
+        except UsageError:
             self._settle(spec, message, Status.REFUSED)
+            raise
+        except BaseException:  # interrupted: it may be on its way
+            self._settle(spec, message, Status.UNKNOWN)
             raise
         return pending.future
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,8 @@ import pytest
 
 from distributor.embedded import Lane
 from replicator.caller import Caller
-from replicator.client import connect
+from replicator.client import connect, submit, transaction
+from replicator.errors import TransactionError
 from replicator.service import invoker_of
 from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
 
@@ -24,6 +25,8 @@ FILES = ("distributor/embedded.py", "distributor/routing.py", "distributor/compa
 #: After these CPython looks whether a signal has come.
 LOOKED_AFTER = frozenset(("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"))
 PATIENT_MS = 86_400_000
+#: One call of a bank; returns the cents.
+Way = Callable[[Bank, int], int]
 
 pytestmark = pytest.mark.skipif(not hasattr(Lane.call, "__code__"), reason="compiled code has no frames to trace")
 
@@ -77,33 +80,45 @@ def impatient_only_by_deadline(bank: Bank) -> Lane:
     return lane
 
 
-def call_from_another_thread(bank: Bank) -> object:
+def call(bank: Bank, cents: int) -> int:
+    return bank.deposit("x", cents=cents)
+
+
+def call_by_a_future(bank: Bank, cents: int) -> int:
+    return submit(bank.deposit, "x", cents=cents).result(WAIT_S)
+
+
+def from_another_thread(way: Way, bank: Bank) -> list[object]:
     results: list[object] = []
 
-    def call() -> None:
+    def run() -> None:
         try:
-            results.append(bank.deposit("z", cents=5))
+            results.append(way(bank, 5))
         except Exception as error:
             results.append(error)
 
-    thread = threading.Thread(target=call)
+    thread = threading.Thread(target=run)
     thread.start()
     thread.join(WAIT_S)
     return results
 
 
-def call_traced(bank: Bank, interrupter: Interrupter) -> None:
+def interrupted(interrupter: Interrupter, way: Way, bank: Bank) -> None:
     before = sys.gettrace()
     sys.settrace(interrupter.on_call)
     try:
-        bank.deposit("x", cents=3)
+        with suppress(Interrupted):
+            way(bank, 3)
     finally:
         sys.settrace(before)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a socket that was just being made
 @pytest.mark.parametrize("is_connected", [True, False])
-def test_an_interrupt_anywhere_leaves_the_lane_in_order(node: FakeNode, tmp_path: Path, is_connected: bool) -> None:
+@pytest.mark.parametrize("way", [call, call_by_a_future])
+def test_an_interrupt_anywhere_leaves_the_lane_in_order(
+    node: FakeNode, tmp_path: Path, way: Way, is_connected: bool
+) -> None:
     """Whatever the interrupted caller was about to send, connect or hand out, the next one is served at once."""
     config = write_config(tmp_path, {"a": node.address})
     points = 0
@@ -111,14 +126,32 @@ def test_an_interrupt_anywhere_leaves_the_lane_in_order(node: FakeNode, tmp_path
         with connect(Bank, config, timeout_s=WAIT_S / 2) as bank:
             lane = impatient_only_by_deadline(bank)
             if is_connected:
-                bank.deposit("x", cents=1)
+                assert way(bank, 1) == 1
             interrupter = Interrupter(points + 1)
-            with suppress(Interrupted):
-                call_traced(bank, interrupter)
+            interrupted(interrupter, way, bank)
             if interrupter.where is None:
                 break
             points += 1
-            assert call_from_another_thread(bank) == [5], interrupter.where
-            assert (lane._host, lane._leader, lane._followers) == (None, None, {}), interrupter.where
+            assert from_another_thread(way, bank) == [5], interrupter.where
+            assert (lane._host, lane._followers) == (None, {}), interrupter.where
+            assert way is call_by_a_future or lane._leader is None, interrupter.where
             assert lane._routing.count == 0, interrupter.where
-    assert points > 80
+    assert points > (80 if way is call else 10)
+
+
+def test_a_message_whose_sender_was_interrupted_is_repeated_or_not_followed(node: FakeNode, tmp_path: Path) -> None:
+    """It may be on its way, so its number in the transaction is not for another message."""
+    with connect(Bank, write_config(tmp_path, {"a": node.address}), timeout_s=WAIT_S) as bank:
+        lane = impatient_only_by_deadline(bank)
+        lane._check_process = interrupt  # type: ignore[method-assign]
+        with transaction(bank) as talk:
+            with pytest.raises(Interrupted):
+                submit(talk.deposit, "x", cents=3)
+            del lane._check_process
+            with pytest.raises(TransactionError, match="repeat it"):
+                submit(talk.deposit, "x", cents=4)
+            assert submit(talk.deposit, "x", cents=3).result(WAIT_S) == 3
+
+
+def interrupt() -> None:
+    raise Interrupted
