@@ -22,7 +22,7 @@ from replicator.wire import FLAG_STALE, Answer, Facts, Status, encode_message
 
 
 class Lane(Protocol):
-    """Takes messages in order: one of `distributor.embedded`, or of a test's world."""
+    """Takes messages in order: one of `distributor.lane`, or of a test's world."""
 
     def call(self, message: bytes, *, timeout_ms: int, ack: int, flags: int) -> Answer:
         """Send one message and wait for its answer."""

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from distributor.addresses import Finder, distributor_finder, node_finders
-from distributor.embedded import Embedded, LinkRules
+from distributor.embedded import Embedded
+from distributor.lane import LinkRules
 from distributor.states import RoutingRules
 from replicator.caller import Caller, Options, Talk, Way
 from replicator.config import Config, LimitsConfig, TimingConfig, load

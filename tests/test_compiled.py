@@ -34,11 +34,11 @@ for seed in range({SEEDS}):
 
 
 CALL = """
-import distributor.embedded
-from distributor.embedded import Lane, LinkRules
+import distributor.lane
+from distributor.lane import Lane, LinkRules
 from distributor.states import RoutingRules
 from distributor.addresses import Finder
-print(distributor.embedded.__file__.rsplit(".", 1)[1])
+print(distributor.lane.__file__.rsplit(".", 1)[1])
 lane = Lane({"a": Finder("a", fixed=("127.0.0.1", 1))}, RoutingRules(silence_ms=100), LinkRules(100, 1 << 20))
 print(lane.call(bytes(40), timeout_ms=50, ack=0, flags=0).status)
 """

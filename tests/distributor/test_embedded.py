@@ -18,7 +18,7 @@ import pytest
 
 from distributor.addresses import Finder
 from distributor.company import Company
-from distributor.embedded import Lane, LinkRules, Ticket
+from distributor.lane import Lane, LinkRules, Ticket
 from distributor.routing import NO_FACTS
 from distributor.states import RoutingRules
 from replicator.caller import Caller

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from distributor.embedded import Lane
+from distributor.lane import Lane
 from replicator.caller import Caller
 from replicator.client import connect, submit, transaction
 from replicator.errors import TransactionError
 from replicator.service import invoker_of
 from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
 
-FILES = ("distributor/embedded.py", "distributor/routing.py", "distributor/company.py")
+FILES = ("distributor/lane.py", "distributor/routing.py", "distributor/company.py")
 #: After these CPython looks whether a signal has come.
 LOOKED_AFTER = frozenset(("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"))
 PATIENT_MS = 86_400_000

@@ -56,7 +56,7 @@ class CountedDistributor(DistributorProcess):
 
 
 class SimLane:
-    """Messages in order; as `distributor.embedded.Lane`."""
+    """Messages in order; as `distributor.lane.Lane`."""
 
     def __init__(self, way: SimWay, targets: dict[str, str], rules: RoutingRules) -> None:
         self._way = way
