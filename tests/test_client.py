@@ -373,7 +373,15 @@ def test_a_node_found_by_name_is_used_while_the_name_server_is_away(world: World
         assert bank.deposit("alice", cents=5) == 5
 
 
-def test_an_interrupted_caller_leaves_the_others_alone(world: World) -> None:
+@pytest.fixture
+def with_ctrl_c() -> Iterator[None]:
+    """A shell starts what runs in its background with SIGINT ignored, and Python leaves that as it is."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_caller_leaves_the_others_alone(world: World, with_ctrl_c: None) -> None:
     """Ctrl-C while the caller leads: its message is unknown, the next call makes a new connection."""
     node = world.node("silent")
     bank = world.client(node)

@@ -6,10 +6,11 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
 
 FILES = ("distributor/lane.py", "distributor/routing.py", "distributor/company.py")
 #: After these CPython looks whether a signal has come.
-LOOKED_AFTER = frozenset(("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"))
+LOOKED_AFTER = frozenset(("CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"))
 PATIENT_MS = 86_400_000
+MONITORING_ID = 4
 #: One call of a bank; returns the cents.
 Way = Callable[[Bank, int], int]
 
@@ -35,33 +37,102 @@ class Interrupted(BaseException):
     """As KeyboardInterrupt."""
 
 
+@cache
+def places(code: CodeType) -> frozenset[int]:
+    """Return the offsets in *code* before which CPython has just looked for signals."""
+    found, looked = set(), False
+    raw = code.co_code
+    for offset in range(0, len(raw), 2):
+        name = dis.opname[raw[offset]]
+        if name == "CACHE":
+            continue
+        if looked:
+            found.add(offset)
+        looked = name in LOOKED_AFTER
+    return frozenset(found)
+
+
 class Interrupter:
     """Raises `Interrupted` at the *at*-th place; `where` is None if there were fewer."""
 
     def __init__(self, at: int) -> None:
         self.left = at
         self.where: tuple[str, int] | None = None
+        self._thread = threading.get_ident()
 
-    def on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(FILES):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self.on_opcode
+    def on_place(self, code: CodeType, offset: int) -> None:
+        if self.where is not None or offset not in places(code) or threading.get_ident() != self._thread:
+            return
+        self.left -= 1
+        if not self.left:
+            lines = [line for begin, end, line in code.co_lines() if begin <= offset < end and line is not None]
+            self.where = (code.co_name, lines[0] if lines else 0)
+            raise Interrupted
 
-    def on_opcode(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode" and self.where is None and self._opcode_before(frame) in LOOKED_AFTER:
-            self.left -= 1
-            if not self.left:
-                self.where = (frame.f_code.co_name, frame.f_lineno)
-                raise Interrupted
-        return self.on_opcode
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at every instruction of `FILES` that this thread runs."""
+        with self._monitoring() if sys.version_info >= (3, 12) else self._tracing():
+            yield
 
-    @staticmethod
-    def _opcode_before(frame: FrameType) -> str:
-        code, index = frame.f_code.co_code, frame.f_lasti - 2
-        while index >= 0 and dis.opname[code[index]] == "CACHE":
-            index -= 2
-        return dis.opname[code[index]] if index >= 0 else ""
+    @contextmanager
+    def _tracing(self) -> Iterator[None]:
+        def on_call(frame: FrameType, event: str, argument: Any) -> Any:
+            if not frame.f_code.co_filename.endswith(FILES):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            return on_opcode
+
+        def on_opcode(frame: FrameType, event: str, argument: Any) -> Any:
+            if event == "opcode":
+                self.on_place(frame.f_code, frame.f_lasti)
+            return on_opcode
+
+        before = sys.gettrace()
+        sys.settrace(on_call)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    @contextmanager
+    def _monitoring(self) -> Iterator[None]:
+        """From 3.12 on: its emulation of opcode tracing leaves instructions out, its own way does not."""
+        monitoring = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
+        kind = monitoring.events.INSTRUCTION
+        monitoring.use_tool_id(MONITORING_ID, "interrupts")
+        monitoring.register_callback(MONITORING_ID, kind, self.on_place)
+        for code in all_code():
+            monitoring.set_local_events(MONITORING_ID, code, kind)
+        try:
+            yield
+        finally:
+            for code in all_code():
+                monitoring.set_local_events(MONITORING_ID, code, 0)
+            monitoring.register_callback(MONITORING_ID, kind, None)
+            monitoring.free_tool_id(MONITORING_ID)
+
+
+@cache
+def all_code() -> tuple[CodeType, ...]:
+    """Return the code of every function in `FILES`."""
+    found: list[CodeType] = []
+    for module in list(sys.modules.values()):
+        if not (getattr(module, "__file__", None) or "").endswith(FILES):
+            continue
+        waiting: list[object] = list(vars(module).values())
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, type) and item.__module__ == module.__name__:
+                waiting += vars(item).values()
+            elif isinstance(item, property):
+                waiting.append(item.fget)
+            elif isinstance(item, CodeType) and item.co_filename.endswith(FILES):
+                found.append(item)
+                waiting += item.co_consts
+            elif isinstance(item, FunctionType | staticmethod | classmethod):
+                waiting.append(getattr(item, "__wrapped__", item).__code__)
+    return tuple(found)
 
 
 @pytest.fixture
@@ -104,13 +175,8 @@ def from_another_thread(way: Way, bank: Bank) -> list[object]:
 
 
 def interrupted(interrupter: Interrupter, way: Way, bank: Bank) -> None:
-    before = sys.gettrace()
-    sys.settrace(interrupter.on_call)
-    try:
-        with suppress(Interrupted):
-            way(bank, 3)
-    finally:
-        sys.settrace(before)
+    with suppress(Interrupted), interrupter.watching():
+        way(bank, 3)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a socket that was just being made
