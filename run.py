@@ -28,6 +28,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed-from"
 SOURCES = ("pyproject.toml", "setup.cfg")
+#: What pip says, among much else, when it cannot reach its index; its last line is that no version of a package was found.
+UNREACHABLE = ("from versions: none", "NewConnectionError", "ConnectTimeoutError")
 COMPILED = ROOT / "build" / "compiled"
 #: Where the commands import from; `--compiled` puts the compiled packages before the sources.
 IMPORTED_FROM = [str(ROOT)]
@@ -71,8 +73,35 @@ def ensure_environment() -> None:
             venv.EnvBuilder(with_pip=True).create(VENV)
         except (OSError, subprocess.CalledProcessError) as error:
             fail(f"the virtual environment {VENV} could not be made: {error}")
-        quietly([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-e", ".[test]"])
+        install()
         STAMP.write_text(stamp)
+
+
+def install() -> None:
+    """Fetch what the project needs into the environment. Without a package index: say so, in place of pip's last line."""
+    command = [
+        str(PYTHON),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "-q",
+        "-e",
+        ".[test]",
+    ]
+    environment = {"PIP_RETRIES": "1", **os.environ}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode == 0:
+        return
+    print(done.stdout, file=sys.stderr)
+    if any(words in done.stdout for words in UNREACHABLE):
+        fail(
+            "no package index could be reached, so nothing was installed: connect to the network, or name an index that "
+            "this machine can reach (PIP_INDEX_URL, or pip's configuration), then run this again"
+        )
+    fail(f"`{' '.join(command)}` ended with status {done.returncode}")
 
 
 def quietly(command: list[str], **variables: str) -> None:

@@ -1,6 +1,6 @@
 """Compile the core with mypyc if REPLICATOR_COMPILE is set; else there is nothing to do here. All metadata is in setup.cfg.
 
-    pip install "setuptools>=68" "mypy>=1.11,<3" && REPLICATOR_COMPILE=1 pip install --no-build-isolation .
+    pip install "setuptools>=70.1" "mypy>=1.11,<3" && REPLICATOR_COMPILE=1 pip install --no-build-isolation .
 
 The same sources run either way (docs/decisions/0006); `python3 run.py --compiled test` shows that they behave the same.
 """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distributor.server import run_distributor
-from replicator.cli_common import exit_on_error, setup_logging
+from replicator.cli_common import exit_on_error, setup_logging, version_line
 from replicator.config import load
 
 _RUN = """
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="distributor", description="Bring messages to the active node of a replicated database."
     )
+    top.add_argument("--version", action="version", version=version_line("distributor"))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",

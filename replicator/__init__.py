@@ -43,6 +43,8 @@ from replicator.watch import Event
 if not __debug__:
     raise RuntimeError("replicator relies on its assertions: start Python without -O")
 
+__version__ = "0.1.0"
+
 logger.disable("replicator")  # silent as a library; the commands switch it on
 logger.disable("distributor")
 

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from replicator.cli_common import exit_on_error, setup_logging
+from replicator.cli_common import exit_on_error, setup_logging, version_line
 from replicator.cli_difference import add_arguments, run_difference
 from replicator.cli_events import run_events
 from replicator.cli_status import run_status
 from replicator.config import describe, load
+from replicator.errors import UsageError
 
 _EPILOG = """
 a deployment in five lines:
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=version_line("replicator"))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, summary: str, text: str) -> argparse.ArgumentParser:
@@ -138,10 +140,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["demo"] and given[1:2] not in (["-h"], ["--help"]):
-        # Go on as the demo: Ctrl-C and signals then reach it and nobody else.
-        os.execv(sys.executable, [sys.executable, "-m", "examples.prepaid.demo", *given[1:]])
+        return exit_on_error("replicator", lambda: become_demo(given[1:]))
     arguments = parser().parse_args(given)
     return exit_on_error("replicator", lambda: run(arguments))
+
+
+def become_demo(options: Sequence[str]) -> int:
+    """Go on as the demo: Ctrl-C and signals then reach it and nobody else. Raises UsageError where it is not."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "examples" / "prepaid" / "demo.py").exists():
+        raise UsageError(
+            "the demo is an example of the source tree, and no part of what is installed: unpack the source "
+            "distribution (pip download --no-deps --no-binary :all: transaction-replicator), then `python3 run.py demo`"
+        )
+    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "examples.prepaid.demo", *options],
+        {**os.environ, "PYTHONPATH": path},
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,14 +6,25 @@ Exit status 0: done; 1: the answer is no; 2: an error, said in one line on stand
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 from loguru import logger
 
 from replicator.errors import ReplicatorError
 
 _FORMAT = "{time:HH:mm:ss.SSS} {level: <7} {extra[node]: <4} {message}"
+
+
+def version_line(program: str) -> str:
+    """Return what `--version` prints: enough for a question to us."""
+    from replicator import __version__  # the door imports all layers: only once they are there
+    from replicator.core import replica
+
+    built = "from the sources" if str(replica.__file__).endswith(".py") else "compiled"
+    return f"{program} {__version__} ({built}; Python {platform.python_version()}, Pyro5 {version('Pyro5')})"
 
 
 def setup_logging(*, verbose: bool) -> None:

@@ -8,12 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
+import replicator
+from distributor import cli as distributor_cli
+from replicator import cli
+
 ROOT = Path(__file__).resolve().parent.parent
-INSTALLED = ("replicator", "distributor", "examples")
+INSTALLED = ("replicator", "distributor")
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -23,7 +29,7 @@ def setup_cfg() -> configparser.ConfigParser:
 
 
 def test_every_data_file_of_a_package_is_declared() -> None:
-    """`replicator demo` reads its CSV files where pip put them; a file that no pattern names is left out of the wheel."""
+    """A file that no pattern names is left out of the wheel."""
     patterns = setup_cfg()["options.package_data"]
     declared = {
         path
@@ -39,7 +45,7 @@ def test_every_data_file_of_a_package_is_declared() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert declared == present
-    assert ROOT / "examples" / "prepaid" / "data" / "calls.csv" in declared
+    assert ROOT / "replicator" / "py.typed" in declared
 
 
 def test_every_installed_folder_is_a_package() -> None:
@@ -47,6 +53,72 @@ def test_every_installed_folder_is_a_package() -> None:
     for package in INSTALLED:
         for path in (ROOT / package).rglob("*.py"):
             assert (path.parent / "__init__.py").exists(), path
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """Build both, as `python -m build` does; return the names in the source distribution and in the wheel."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns(
+        ".venv*", ".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+    )
+    shutil.copytree(ROOT, source, ignore=ignored)
+    build = "from setuptools import build_meta as b; print(b.build_sdist('..')); print(b.build_wheel('..'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=True)
+    sdist, wheel = (folder / line for line in done.stdout.splitlines() if line.endswith((".tar.gz", ".whl")))
+    with tarfile.open(sdist) as archive:
+        kept = {name.partition("/")[2] for name in archive.getnames()}
+    return kept, set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_source_distribution_holds_what_its_tests_and_its_demo_need(
+    distributions: tuple[set[str], set[str]],
+) -> None:
+    """Whoever unpacks it has the checkout: `python3 run.py test` and `python3 run.py demo` work there."""
+    kept, _ = distributions
+    needed = {"run.py", "CHANGELOG.md", "README.md", "setup.py", "pyproject.toml", ".ci/run"}
+    for folder in ("replicator", "distributor", "examples", "benchmarks", "tests", "docs"):
+        paths = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        needed |= {str(path.relative_to(ROOT)) for path in paths}
+    assert needed <= kept, sorted(needed - kept)
+
+
+def test_the_wheel_installs_nothing_but_our_packages(distributions: tuple[set[str], set[str]]) -> None:
+    """Not `examples`, nor `tests`: names that any other project may have at its top, too."""
+    _, installed = distributions
+    tops = {name.split("/")[0] for name in installed}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(INSTALLED)
+    assert {"replicator/cli.py", "replicator/py.typed", "distributor/cli.py"} <= installed
+
+
+def test_where_the_demo_is_not_installed_its_command_says_where_it_is(
+    tmp_path: Path,
+) -> None:
+    """As after `pip install`: a copy of the two packages alone."""
+    for package in INSTALLED:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-m", "replicator", "demo"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "python3 run.py demo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the package, in what pip shows, and in what the commands say."""
+    for main in (cli.main, distributor_cli.main):
+        with pytest.raises(SystemExit) as ended:
+            main(["--version"])
+        assert ended.value.code == 0
+        assert f" {replicator.__version__} (" in capsys.readouterr().out
+    assert setup_cfg()["metadata"]["version"] == "attr: replicator.__version__"
 
 
 def test_requirements_are_bounded_and_few() -> None:
@@ -92,6 +164,16 @@ def test_an_unknown_command_is_refused_before_anything_is_set_up(tmp_path: Path)
     assert done.returncode == 2
     assert "unknown command 'dmeo'; there are: demo, test, bench" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_without_a_package_index_the_door_says_so(tmp_path: Path) -> None:
+    """pip's own last line says that no version fits, whatever the reason was."""
+    done = door(
+        tmp_path, "demo", PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_CONFIG_FILE=os.devnull, PIP_RETRIES="0"
+    )
+    assert done.returncode == 2
+    assert "no package index could be reached" in done.stderr
+    assert "PIP_INDEX_URL" in done.stderr
 
 
 def test_a_python_without_venv_is_told_what_to_install(tmp_path: Path) -> None:

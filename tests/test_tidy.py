@@ -48,6 +48,7 @@ LAYERS = (
 EXCEPTIONS = {
     ("distributor.cli", "replicator.cli_common"),
     ("distributor.__main__", "distributor.cli"),
+    ("replicator.cli_common", "replicator"),  # the version is the door's
     (
         "distributor",
         "replicator",

@@ -130,8 +130,10 @@ def all_code() -> tuple[CodeType, ...]:
             elif isinstance(item, CodeType) and item.co_filename.endswith(FILES):
                 found.append(item)
                 waiting += item.co_consts
-            elif isinstance(item, FunctionType | staticmethod | classmethod):
-                waiting.append(getattr(item, "__wrapped__", item).__code__)
+            elif isinstance(item, staticmethod | classmethod):
+                waiting.append(item.__func__)
+            elif isinstance(item, FunctionType):
+                waiting.append(item.__code__)
     return tuple(found)
 
 
