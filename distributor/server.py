@@ -120,7 +120,7 @@ class DistributorProcess:
             log.info("it holds the arbiter of {file}", file=self.config.arbiter_file)
         self.loop.run()
         self._end()
-        log.info("the distributor ended")
+        log.info("the distributor ended, as {why} asked for it", why=self.loop.stopped_by or "its owner")
 
     def stop(self) -> None:
         """Let `run` end, from any thread; `close` must come later."""
@@ -171,6 +171,12 @@ class DistributorProcess:
         else:
             log.debug("{event} {facts}", event=event, facts=dict(facts))
 
+    def say(self) -> None:
+        """Log how it is, for somebody who asked by a signal."""
+        status = self.status()
+        told = {name: status[name] for name in ("connections", "counts")}
+        logger.bind(node="dist").info("asked how it is: {connections} connections, counted {counts}", **told)
+
     def status(self) -> dict[str, object]:
         """Return what an operator sees of this process."""
         return {
@@ -196,7 +202,7 @@ def _open_register(config: Config) -> Register | None:
 def run_distributor(config: Config, *, with_arbiter: bool = True) -> None:
     """Run the distributor as this process, until SIGTERM or Ctrl-C. Raises: StorageError, ConfigError."""
     process = DistributorProcess(config, with_arbiter=with_arbiter)
-    process.loop.stop_on_signals()
+    process.loop.stop_on_signals(on_look=process.say)
     try:
         process.run()
     finally:

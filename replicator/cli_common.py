@@ -1,6 +1,8 @@
 """Own what all commands share: logging to the terminal, one clean line for an error, exit statuses.
 
-Exit status 0: done; 1: the answer is no; 2: an error, said in one line on standard error; 130: Ctrl-C.
+Exit status 0: done; 1: the answer is no; 2: an error that a person must see to; 3: `status` found something wrong beside a
+database that serves; 75: an error that may pass, so the same command may be started again; 130: Ctrl-C. An error is said in
+one line on standard error.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from importlib.metadata import version
 
 from loguru import logger
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, StorageUnavailable, Unavailable
 
-_FORMAT = "{time:HH:mm:ss.SSS} {level: <7} {extra[node]: <4} {message}"
+#: For services that restart what has ended: sysexits.h, EX_TEMPFAIL.
+TRY_AGAIN = 75
+_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {extra[node]: <4} {message}"
 
 
 def version_line(program: str) -> str:
@@ -48,7 +52,7 @@ def exit_on_error(program: str, action: Callable[[], int]) -> int:
         return status
     except ReplicatorError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return TRY_AGAIN if isinstance(error, (StorageUnavailable, Unavailable)) else 2
     except BrokenPipeError:  # the reader of our output has gone: not our fault, and nothing can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

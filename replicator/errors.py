@@ -26,13 +26,15 @@ the error again from it.
         LinkLost             a connection broke or could not be made
       StaleView              this sender was replaced; stop
       Divergence             digests differ
-      StorageError           a file cannot be read or written
+      StorageError           a file cannot be read or written, or is of something else
         CorruptRecord        carries file and offset
+        StorageUnavailable   the disk is full, failed, or held by another process: start again later
       InternalError          a bug in replicator; the node halts
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 
@@ -178,6 +180,23 @@ class CorruptRecord(StorageError):
         super().__init__(message)
         self.file = file
         self.offset = offset
+
+
+class StorageUnavailable(StorageError):
+    """The disk is full or failed, or another process holds the file: the same may work later, with nothing changed."""
+
+
+#: What the system says of a resource that may be there again later, with nothing changed by a person.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EBUSY", "ESTALE", "ETIMEDOUT")
+)
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """Return the error for *what* (the file, and what could not be done with it); its class says whether it may pass."""
+    kind = StorageUnavailable if error.errno in _PASSING else StorageError
+    return kind(f"{what}: {error.strerror}")
 
 
 class InternalError(ReplicatorError):

@@ -41,6 +41,7 @@ EXPORTS = [
     "StaleMessage",
     "StaleView",
     "StorageError",
+    "StorageUnavailable",
     "Table",
     "Tables",
     "TooLate",

@@ -84,6 +84,7 @@ def run_arbiter(config: Config) -> None:
         logger.bind(node="arb").info("the arbiter listens at {address}", address=server.uri(OBJECT_ID))
         try:
             loop.run()
+            logger.bind(node="arb").info("the arbiter ends, as {why} asked for it", why=loop.stopped_by or "its owner")
             left: list[bool] = []
             names.unregister_all(lambda: left.append(True))
             while not left:  # at most connect_ms

@@ -196,6 +196,14 @@ class Entry:
         entry.packed = packed
         return entry
 
+    @property
+    def handler(self) -> str:
+        """The name of the handler that it is for; "?" if it cannot be read. It costs a split: for notes, not for the way."""
+        try:
+            return str(split_message(self.message)[2])
+        except UsageError:
+            return "?"
+
     def __repr__(self) -> str:
         return f"<Entry seq={self.seq} view={self.view} txn={self.txn_id.hex()[:16]}#{self.msg_no}>"
 

@@ -163,7 +163,8 @@ class Replica:
 
     def _on_read_done(self, done: ReadDone) -> None:
         if done.outcome.failure is not None:
-            self.state.note("handler_failed", seq=0, txn=done.read.txn_id.hex(), failure=done.outcome.failure)
+            name, txn = done.read.spec.name, done.read.txn_id.hex()
+            self.state.note("handler_failed", handler=name, seq=0, txn=txn, failure=done.outcome.failure)
         if done.read.stale:
             self.backup.on_read_done(done)
         else:

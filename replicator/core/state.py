@@ -174,7 +174,7 @@ class State:
         if entry.time_ms > self.clock_ms:
             self.clock_ms = entry.time_ms
         if failure is not None:
-            self.note("handler_failed", seq=seq, txn=entry.txn_id.hex(), failure=failure)
+            self.note("handler_failed", handler=entry.handler, seq=seq, txn=entry.txn_id.hex(), failure=failure)
 
     def view_of(self, seq: int) -> int:
         """Return the view of an executed entry, held or not, as far as the history reaches back; 0 beyond it."""

@@ -28,7 +28,7 @@ from replicator.core.frames import Gathered, JoinAnswer
 from replicator.core.persistence import Position, checked, common_point, unchecked
 from replicator.core.replica import Replica
 from replicator.core.views import Member
-from replicator.errors import ConfigError, CorruptRecord, StorageError, UsageError
+from replicator.errors import ConfigError, CorruptRecord, UsageError, storage_error
 from replicator.node.folder import ROWS_FILE, DataFolder
 from replicator.node.loading import load_service_class
 from replicator.node.node import rules_of
@@ -87,7 +87,7 @@ class DifferenceWriter:
             self._stream: IO[bytes] = self._fresh.open("wb")
             self._stream.write(MAGIC)
         except OSError as error:
-            raise StorageError(f"{self._fresh} cannot be written: {error.strerror}") from error
+            raise storage_error(f"{self._fresh} cannot be written", error) from error
         self._put(_HEADER, header.pack())
 
     def _put(self, kind: int, data: bytes) -> None:
@@ -95,7 +95,7 @@ class DifferenceWriter:
         try:
             self._stream.write(_LENGTH.pack(len(part)) + part)
         except OSError as error:
-            raise StorageError(f"{self._fresh} cannot be written: {error.strerror}") from error
+            raise storage_error(f"{self._fresh} cannot be written", error) from error
 
     def add(self, rows: bytes) -> None:
         """Add a chunk of packed rows. Raises UsageError if it is none."""
@@ -111,7 +111,7 @@ class DifferenceWriter:
             self._stream.close()
             os.replace(self._fresh, self.path)
         except OSError as error:
-            raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise storage_error(f"{self.path} cannot be written", error) from error
         return self.path.stat().st_size
 
     def __enter__(self) -> Self:
@@ -144,7 +144,7 @@ def read_difference(path: Path) -> Difference:
                 raise CorruptRecord(f"{path} is no difference file", file=str(path))
             parts = list(_parts(stream, path))
     except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        raise storage_error(f"{path} cannot be read", error) from error
     kinds = [kind for kind, _ in parts]
     if kinds[:1] != [_HEADER] or kinds[-1:] != [_END] or any(kind != _ROWS for kind in kinds[1:-1]):
         raise CorruptRecord(f"{path} is not whole: it ends before its end; export it again", file=str(path))

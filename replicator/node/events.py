@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.core.views import View
-from replicator.errors import StorageError
+from replicator.errors import storage_error
 from replicator.watch import MISMATCH_ARISEN, MISMATCH_RECOVERED
 
 #: Events kept; the oldest go first, at the next start.
@@ -47,7 +47,7 @@ class Events:
             fresh.write_text("".join(json.dumps(event) + "\n" for event in lines), encoding="utf-8")
             fresh.replace(file)
         except OSError as error:
-            raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+            raise storage_error(f"{file} cannot be written", error) from error
 
     def on_view(self, view: View, now_ms: int) -> None:
         """Take an adopted view: a period of mismatch begins or ends with it, or neither."""
@@ -77,7 +77,7 @@ class Events:
             with self._file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(event) + "\n")
         except OSError as error:
-            raise StorageError(f"{self._file} cannot be written: {error.strerror}") from error
+            raise storage_error(f"{self._file} cannot be written", error) from error
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Return the events numbered above *number*, oldest first."""

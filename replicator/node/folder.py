@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from replicator.errors import CorruptRecord, StorageError
+from replicator.errors import CorruptRecord, StorageError, StorageUnavailable, storage_error
 from replicator.node.writer import Done, Failed, StoreWriter, WriterLike
 from replicator.store.sqlite import SqliteStore
 
@@ -33,12 +33,12 @@ class DataFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StorageError(f"data folder {path} cannot be used: {error.strerror}") from error
+            raise storage_error(f"data folder {path} cannot be used", error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock)
-            raise StorageError(
+            raise StorageUnavailable(
                 f"data folder {path} is in use by another process: a node runs once; stop that one first"
             ) from error
         try:
@@ -67,7 +67,7 @@ class DataFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptRecord(f"{file} does not read back: {error}", file=str(file)) from error
         except OSError as error:
-            raise StorageError(f"{file} cannot be read: {error.strerror}") from error
+            raise storage_error(f"{file} cannot be read", error) from error
         self.database_id = database_id
         self.highest_view = highest_view
         self.starts = starts
@@ -92,7 +92,7 @@ class DataFolder:
             finally:
                 os.close(folder)
         except OSError as error:
-            raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+            raise storage_error(f"{file} cannot be written", error) from error
         self.database_id = database_id
         self.highest_view = highest_view
 

@@ -44,7 +44,7 @@ from replicator.core.messages import LEVELS
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
-from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
+from replicator.errors import ConfigError, ReplicatorError, StorageError, StorageUnavailable, UsageError
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
@@ -123,6 +123,7 @@ class Node:
         self.bar = CatchupBar(sys.stderr)
         self.notes = notes or Notes(name, before=self.bar.clear)
         self.halted_because = ""
+        self._may_start_again = False  # what halted it may pass by itself
         self.on_loaded: Callable[[], None] = lambda: None  # the rows of a former life are in memory
         self._stepper = Stepper(self._on_write_failed, platform.wall_ms, platform.elapsed_ms)
         self.give = self._stepper.give
@@ -210,8 +211,9 @@ class Node:
         finally:
             self.close()
         if self.halted_because:
-            raise ReplicatorError(f"node {self.name} halted: {self.halted_because}")
-        log.info("ended")
+            kind = StorageUnavailable if self._may_start_again else ReplicatorError
+            raise kind(f"node {self.name} halted: {self.halted_because}")
+        log.info("ended, as {why} asked for it", why=self.loop.stopped_by or "its owner")
 
     def start(self) -> None:
         """Ask for the record, and begin to look at the clock; the loop does the rest."""
@@ -339,7 +341,7 @@ class Node:
             try:
                 self._make_replica(self.folder.database_id or view.database_id)
             except StorageError as error:
-                self._perform_halt(Halt(str(error)))
+                self._on_write_failed(error)
                 return
         self._stepper.tick()
         self.give(ViewChanged(view, asked))
@@ -368,6 +370,7 @@ class Node:
 
     def _on_write_failed(self, error: StorageError) -> None:
         """What the disk holds now is not known: never go on as if it had kept its word."""
+        self._may_start_again = isinstance(error, StorageUnavailable)
         self._perform_halt(Halt(str(error)))
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -395,7 +398,7 @@ def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[
     """Run a node as this process, until SIGTERM or Ctrl-C. Raises ReplicatorError if it halts."""
     service_class = load_service_class(config.database.service, folder=config.path.parent)
     node = make(config, name, service_class())
-    node.loop.stop_on_signals()
+    node.loop.stop_on_signals(on_look=lambda: node.notes.say(node.status()))
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_WITHIN_TURN, 1_000_000, 1_000_000)

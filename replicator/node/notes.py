@@ -5,8 +5,10 @@ INFO is what an operator must see, WARNING needs a human today, ERROR precedes a
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
@@ -44,7 +46,26 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "deadline": ("DEBUG", "transaction {txn} passed its deadline: {otherwise}"),
     "halted": ("ERROR", "halts: {reason}"),
     "peer_refused": ("WARNING", "refused what {peer} sent: {problem}"),
+    "connection_refused": ("WARNING", "refused a connection from {peer}: {reason}, connections_max = {limit}"),
+    "accept_paused": ("WARNING", "takes no connections for a moment: {reason}"),
+    "handshake_refused": ("INFO", "refused the greeting of {peer}: {reason}"),
+    "call_refused": ("INFO", "refused a call of {peer}: {reason}"),
+    "connection_closed": ("DEBUG", "the connection of {peer} is closed: {reason}"),
 }
+
+#: Of one kind of line, so many are written within so many seconds; the others are counted, and the count is written. A
+#: misconfiguration that repeats itself many times a second must not bury what else is said.
+LINES_MAX = 10
+LINES_S = 10.0
+
+
+@dataclass(slots=True)
+class _Written:
+    """Lines of one kind since `since_s`, and how many were left out."""
+
+    since_s: float
+    lines: int = 0
+    left_out: int = 0
 
 
 #: A proposal that waits for longer than this is worth a word in the status.
@@ -54,24 +75,58 @@ ARBITER_SLOW_MS = 2_000
 class Notes:
     """Logs and counts Notes."""
 
-    def __init__(self, node: str, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, node: str, before: Callable[[], None] = lambda: None, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         """*before* is called before each line."""
         self._before = before
+        self._now_s = now_s
+        self._written: dict[str, _Written] = {}
         self.counts: Counter[str] = Counter()
         self._log = logger.bind(node=node).opt(capture=False)
 
     def take(self, event: str, facts: Mapping[str, Any]) -> None:
         """Log one Note."""
         self.counts[event] += 1
+        if not self._may_write(event):
+            return
         self._before()
         if event == "handler_failed":
+            told = {name: facts[name] for name in ("handler", "seq", "txn")}
             log = self._log.opt(exception=facts["failure"], capture=False)
-            log.warning("a handler failed at seq {seq}, transaction {txn}", seq=facts["seq"], txn=facts["txn"])
+            log.warning("handler {handler} failed at seq {seq}, transaction {txn}", **told)
             return
         level, sentence = _SENTENCES.get(
             event, ("DEBUG", f"{event} {dict(facts)!r}".replace("{", "{{").replace("}", "}}"))
         )
         self._log.log(level, sentence, **facts)
+
+    def _may_write(self, event: str) -> bool:
+        """Whether there is room for one more line of this kind; what there was no room for is told when there is again."""
+        now_s = self._now_s()
+        written = self._written.get(event)
+        if written is None or now_s - written.since_s >= LINES_S:
+            if written is not None and written.left_out:
+                self._before()
+                self._log.warning(
+                    "left out {count} more lines like the next one, of the last {seconds:.0f} s",
+                    count=written.left_out,
+                    seconds=now_s - written.since_s,
+                )
+            self._written[event] = written = _Written(now_s)
+        written.lines += 1
+        written.left_out += written.lines > LINES_MAX
+        return written.lines <= LINES_MAX
+
+    def say(self, status: Mapping[str, Any]) -> None:
+        """Log how the node is, for somebody who asked by a signal."""
+        self._before()
+        told = {name: status[name] for name in ("role", "view", "seq", "open", "rows")}
+        self._log.info(
+            "asked how it is: {role} in view {view} at seq {seq}, {open} open transactions, {rows} rows: {says}",
+            **told,
+            says=status["says"],
+        )
 
 
 def says(status: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from types import NoneType
 
 from replicator.core.changes import TRANSACTIONS
 from replicator.core.persistence import Batch, Chunk, Position, Restored
-from replicator.errors import CorruptRecord, StorageError
+from replicator.errors import CorruptRecord, StorageError, StorageUnavailable
 from replicator.store.wal import check_wal
 
 FORMAT = "replicator 1"
@@ -29,6 +29,11 @@ CHECKPOINT_PAGES = 4_096
 ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 #: Rows of one chunk of a load.
 LOADED_AT_ONCE = 1_024
+
+
+def _kind(error: sqlite3.Error) -> type[StorageError]:
+    """Return what a failure of SQLite is: the disk's, which may pass, or damage."""
+    return StorageUnavailable if isinstance(error, sqlite3.OperationalError) else CorruptRecord
 
 
 class SqliteStore:
@@ -46,15 +51,14 @@ class SqliteStore:
                 path, isolation_level=None, check_same_thread=False, cached_statements=512
             )
         except sqlite3.Error as error:
-            raise StorageError(f"{path} cannot be opened: {error}") from error
+            raise StorageUnavailable(f"{path} cannot be opened: {error}") from error
         try:
             self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the log up
             check_wal(path)
             self._open(tables, database_id)
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            kind = StorageError if isinstance(error, sqlite3.OperationalError) else CorruptRecord
-            raise kind(f"{path} cannot be used: {error}") from error
+            raise _kind(error)(f"{path} cannot be used: {error}") from error
         except BaseException:
             self._connection.close()
             raise
@@ -133,12 +137,12 @@ class SqliteStore:
     def write(self, batch: Batch) -> None:
         """Store a batch in one transaction, fsynced. Raises StorageError, and ever after: the node must halt."""
         if self._failed:
-            raise StorageError(f"{self.path} failed before ({self._failed}): start the node again")
+            raise StorageUnavailable(f"{self.path} failed before ({self._failed}): start the node again")
         try:
             self._write(batch)
         except sqlite3.Error as error:
             self._failed = str(error)
-            raise StorageError(f"{self.path} cannot be written: {error}") from error
+            raise _kind(error)(f"{self.path} cannot be written: {error}") from error
 
     def _write(self, batch: Batch) -> None:
         connection = self._connection

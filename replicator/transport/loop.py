@@ -132,6 +132,8 @@ class Loop:
         self._flushes: list[Flushable] = []
         self._is_stopping = False
         self._signals_before: dict[int, Any] = {}
+        self._on_look: Callable[[], None] | None = None
+        self.stopped_by = ""  # the first signal that asked for it
         self._wakeup_fd_before = -1
         self._wake = _Wake(self)
 
@@ -200,10 +202,14 @@ class Loop:
         """Flush *channel* once when this turn, or else the next, ends."""
         self._flushes.append(channel)
 
-    def stop_on_signals(self) -> None:
-        """Turn SIGTERM and SIGINT into `stop`: no exception in the middle of anything. Main thread only."""
+    def stop_on_signals(self, on_look: Callable[[], None] | None = None) -> None:
+        """Turn SIGTERM, SIGINT and SIGHUP into `stop`: no exception in the middle of anything. Main thread only.
+
+        SIGUSR1 calls *on_look*, for a process that says how it is; SIGUSR2 does nothing. Else both would end the process.
+        """
+        self._on_look = on_look
         self._wakeup_fd_before = signal.set_wakeup_fd(self._wake.write_fd, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             self._signals_before[number] = signal.signal(number, self._on_signal)
 
     def close(self) -> None:
@@ -267,7 +273,12 @@ class Loop:
             channel.flush()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stop()
+        if number == signal.SIGUSR1:
+            if self._on_look is not None:
+                self._soon.append(self._on_look)
+        elif number != signal.SIGUSR2:
+            self.stopped_by = self.stopped_by or signal.Signals(number).name
+            self.stop()
 
 
 class _Wake:

@@ -83,7 +83,7 @@ class Names:
 
     def _on_up(self) -> None:
         if self._is_known_down:
-            logger.info("name_server_back at {}", self._address)
+            logger.info("the name server at {}:{} answers again", *self._address)
         self._is_known_down = False
         self._registrations_out = 0
         self._register_all()
@@ -93,7 +93,10 @@ class Names:
 
     def _on_down(self, refused: bool) -> None:
         if not self._is_known_down:
-            logger.warning("name_server_away at {}", self._address)
+            logger.warning(
+                "the name server at {}:{} does not answer: what is connected goes on, new connections may not find their way",
+                *self._address,
+            )
         self._is_known_down = True
         self._find_nothing()
 
@@ -224,5 +227,5 @@ def look_up_blocking(host: str, port: int, name: str, *, timeout_s: float) -> st
     try:
         return list_names_blocking(host, port, name, timeout_s=timeout_s).get(name)
     except LinkLost as problem:
-        logger.debug("name_server_away: {}", problem)
+        logger.debug("the name server cannot be asked: {}", problem)
         return None

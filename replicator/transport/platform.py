@@ -31,6 +31,7 @@ class LoopLike(Protocol):
     """The part of `Loop` that shells use."""
 
     now_s: float
+    stopped_by: str
 
     def call_later(self, delay_s: float, callback: Callable[[], None], /) -> TimerLike:
         """Call back once after *delay_s* seconds."""
@@ -53,8 +54,8 @@ class LoopLike(Protocol):
     def stop(self) -> None:
         """Let `run` return."""
 
-    def stop_on_signals(self) -> None:
-        """Turn SIGTERM and SIGINT into `stop`."""
+    def stop_on_signals(self, on_look: Callable[[], None] | None = None) -> None:
+        """Turn SIGTERM, SIGINT and SIGHUP into `stop`, SIGUSR1 into a call of *on_look*."""
 
     def close(self) -> None:
         """Give back what the loop holds."""

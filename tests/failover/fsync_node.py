@@ -1,4 +1,4 @@
-"""A node whose disk fails at SIGUSR1: every fsync then ends with EIO. Else `replicator`."""
+"""A node whose disk fails at SIGRTMIN: every fsync then ends with EIO. Else `replicator`."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from replicator.cli import main
 from tests.store.bad_fsync import fail_fsync
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, lambda number, frame: fail_fsync())
+    signal.signal(signal.SIGRTMIN, lambda number, frame: fail_fsync())
     sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,9 +135,9 @@ def test_without_the_arbiter_nobody_takes_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_end_every_process_cleanly(number: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM and Ctrl-C: exit status 0, no traceback in any log."""
+    """SIGTERM, Ctrl-C, a terminal that is closed: exit status 0, no traceback in any log, and who asked is said."""
     with Deployment(tmp_path, service=SERVICE, timing=TIMING) as nodes:
         with connect(Payments, nodes.config_path) as client:
             insist(lambda: client.total(account="x"))
@@ -144,6 +145,22 @@ def test_signals_end_every_process_cleanly(number: signal.Signals, tmp_path: Pat
             nodes.send_signal(name, number)
             assert nodes.wait_for_end(name) == 0, nodes.log_text(name)
             assert "Traceback" not in nodes.log_text(name)
+            assert number.name in nodes.log_text(name)
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_is_asked_how_it_is_says_so_and_goes_on(tmp_path: Path) -> None:
+    """SIGUSR1, which ends a process that has not been told what to do; SIGUSR2 means nothing."""
+    with Deployment(tmp_path, service=SERVICE, timing=TIMING) as nodes:
+        for name in ("a", "b", "distributor"):
+            nodes.send_signal(name, signal.SIGUSR2)
+            nodes.send_signal(name, signal.SIGUSR1)
+            nodes.wait("it to say how it is", partial(says_how_it_is, nodes, name), 20)
+            assert nodes.exit_status(name) is None
+
+
+def says_how_it_is(nodes: Deployment, name: str) -> bool:
+    return "asked how it is" in nodes.log_text(name)
 
 
 def fields_of(nodes: Deployment, name: str) -> dict[str, object]:

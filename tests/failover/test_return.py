@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from replicator import Event, connect
+from replicator.cli_common import TRY_AGAIN
 from replicator.testing.deployment import Deployment, NodeStatus
 from tests.failover.callers import Tally, audit, join, start_callers
 from tests.failover.service import Payments
@@ -96,12 +97,12 @@ def test_an_orderly_stop_of_all_nodes_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(90)
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit to make a disk full")
 def test_a_node_whose_disk_is_full_halts_and_the_other_goes_on(tmp_path: Path) -> None:
-    """Its files may not grow beyond 200 KB: it says why, ends with status 1, and nobody notices but the operator."""
+    """Its files may not grow beyond 200 KB: it says why, ends with status 75, and nobody notices but the operator."""
     prefixes = {"b": ["prlimit", "--fsize=200000"]}
     with deployment(tmp_path, prefixes=prefixes) as nodes:
         tally = Tally()
         threads = start_callers(nodes.config_path, tally, callers=4, count=150)
-        assert nodes.wait_for_end("b", timeout_s=60) == 2
+        assert nodes.wait_for_end("b", timeout_s=60) == TRY_AGAIN
         join(threads, tally)
         assert "rows.sqlite cannot be written" in nodes.log_text("b")
         assert nodes.active() == "a"
@@ -117,8 +118,8 @@ def test_a_node_whose_fsync_fails_halts_and_returns_when_the_disk_is_mended(tmp_
         tally = Tally()
         threads = start_callers(nodes.config_path, tally, callers=4, count=60)
         nodes.wait("the callers to be under way", lambda: tally.messages > 60, 30)
-        nodes.send_signal(name, signal.SIGUSR1)
-        assert nodes.wait_for_end(name, timeout_s=60) == 2
+        nodes.send_signal(name, signal.SIGRTMIN)
+        assert nodes.wait_for_end(name, timeout_s=60) == TRY_AGAIN, "what runs it may start it again"
         assert "cannot be written" in nodes.log_text(name)
         join(threads, tally)
         nodes.start_node(name)

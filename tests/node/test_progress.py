@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
-from replicator.node.notes import Notes, says
+import pytest
+from loguru import logger
+
+from replicator.node.notes import LINES_MAX, LINES_S, Notes, says
 from replicator.node.progress import CatchupBar
 
 
@@ -46,3 +50,49 @@ def test_off_a_terminal_nothing_is_drawn() -> None:
 def test_the_status_says_how_far_it_is() -> None:
     told = says({"role": "outside", "catching_up": PROGRESS})
     assert told == "catches up from a: 300 rows, 24000 bytes, about 100 left"
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged."""
+    written: list[str] = []
+    sink = logger.add(lambda text: written.append(str(text).rstrip()), format="{level} {message}", level="INFO")
+    logger.enable("replicator")
+    yield written
+    logger.disable("replicator")
+    logger.remove(sink)
+
+
+def test_a_line_that_repeats_itself_does_not_bury_the_others(lines: list[str]) -> None:
+    """A hundred a second of one kind: ten are written, the others are counted, and the count is told with the next one."""
+    now = [0.0]
+    notes = Notes("b", now_s=lambda: now[0])
+    for _ in range(100):
+        notes.take("stays_outside", {"because": "of another service"})
+    notes.take("new_incarnation", {"node": "a"})
+    assert len(lines) == LINES_MAX + 1
+    assert lines[-1] == "INFO node a has restarted"
+    now[0] += LINES_S
+    notes.take("stays_outside", {"because": "of another service"})
+    assert lines[-2:] == [
+        f"WARNING left out {100 - LINES_MAX} more lines like the next one, of the last {LINES_S:.0f} s",
+        "WARNING stays outside: of another service",
+    ]
+    assert notes.counts["stays_outside"] == 101
+
+
+def test_a_handler_that_failed_is_named(lines: list[str]) -> None:
+    notes = Notes("b")
+    notes.take("handler_failed", {"handler": "pay", "seq": 7, "txn": "ab", "failure": KeyError("x")})
+    assert lines[0].startswith("WARNING handler pay failed at seq 7, transaction ab")
+
+
+def test_what_the_door_says_is_a_sentence(lines: list[str]) -> None:
+    """Not the names that the code has for it."""
+    notes = Notes("b")
+    notes.take("connection_refused", {"peer": "10.0.0.9:5", "reason": "too many connections", "limit": 200})
+    notes.take("accept_paused", {"reason": "Too many open files"})
+    assert lines == [
+        "WARNING refused a connection from 10.0.0.9:5: too many connections, connections_max = 200",
+        "WARNING takes no connections for a moment: Too many open files",
+    ]

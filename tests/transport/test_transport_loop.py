@@ -126,7 +126,7 @@ def test_stop_before_run_counts(loop: Loop) -> None:
     loop.run()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_stop_the_loop_without_an_exception(loop: Loop, number: signal.Signals) -> None:
     """The turn is finished, `run` returns, and the handlers of before are given back."""
     before = signal.getsignal(number)

@@ -107,6 +107,7 @@ class SimLoop:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.now_s = process.timeline.now_us / 1e6 + process.clock_began_ms / 1000
+        self.stopped_by = ""
         self.flushes: list[Callable[[], None]] = []  # output of this turn
         self._soon: deque[Callable[[], None]] = deque()
         self._turn_end: list[Callable[[], None]] = []
@@ -169,7 +170,7 @@ class SimLoop:
         """A process that ends its loop has ended: a halt, for one."""
         raise Died
 
-    def stop_on_signals(self) -> None:
+    def stop_on_signals(self, on_look: Callable[[], None] | None = None) -> None:
         """There are no signals here."""
 
     def close(self) -> None:
