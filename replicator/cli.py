@@ -82,7 +82,9 @@ def add_tools(add: Add) -> None:
         "show every node, one line each",
         "Show every node: role, view, seq, lag behind the furthest, replies held, open transactions, digest, one sentence.\n\n"
         "  replicator status prepaid.toml --watch\n  replicator status prepaid.toml -o json\n\n"
-        "Equal digests at equal seq mean equal data. Exit status 0 if an active node serves, else 1.",
+        "Below them: name server, arbiter, distributor, and each thing that is not as it should be.\n"
+        "Equal digests at equal seq mean equal data. Exit status 0: all is well; 1: no node serves; 3: a node serves, and\n"
+        "something is wrong: a node is away or outside, messages are held by one node only, the arbiter does not answer.",
     )
     status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
     events = add(
@@ -101,7 +103,8 @@ def add_tools(add: Add) -> None:
     add(
         "config",
         "print the configuration in force",
-        "Check the file whole and print everything that is in force, defaults included, with units and reasons.\n\n"
+        "Check the file whole, import the service that it names, and print everything that is in force, defaults included,\n"
+        "with units and reasons.\n\n"
         "  replicator config prepaid.toml",
     )
     init = add(
@@ -172,6 +175,9 @@ def run(arguments: argparse.Namespace) -> int:
     if command == "difference":
         return run_difference(config, arguments)
     if command == "config":
+        from replicator.node.loading import load_service_class
+
+        load_service_class(config.database.service, folder=config.path.parent)
         print(describe(config), end="")
         return 0
     if command == "init-database":

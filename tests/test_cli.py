@@ -96,6 +96,14 @@ def test_config_prints_what_is_in_force(file: str, capsys: pytest.CaptureFixture
     assert "suspect_ms = 1000" in capsys.readouterr().out
 
 
+def test_config_looks_at_the_service_too(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class that is not there would be found at the first start of a node, at night."""
+    path = Path(file)
+    path.write_text(GOOD.replace("service:Payments", "service:Payment"))
+    assert cli.main(["config", file]) == 2
+    assert "has no class 'Payment'" in capsys.readouterr().err
+
+
 def test_init_database_is_done_once(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The second time it refuses, and --again says what it costs in its help."""
     assert cli.main(["init-database", file]) == 0
@@ -110,12 +118,14 @@ def test_without_init_database_the_arbiter_does_not_start(file: str, capsys: pyt
     assert "replicator init-database" in capsys.readouterr().err
 
 
-def test_status_of_nothing_shows_every_node_as_unreachable(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_nothing_says_what_could_not_be_asked(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 1: no node serves."""
     assert cli.main(["status", file, "-o", "json"]) == 1
-    assert [line["role"] for line in json.loads(capsys.readouterr().out)] == ["unreachable"] * 2
+    shown = json.loads(capsys.readouterr().out)
+    assert [line["role"] for line in shown["nodes"]] == ["not found"] * 2
+    assert not any(process["answers"] for process in shown["processes"])
     assert cli.main(["status", file]) == 1
-    assert "name server" in capsys.readouterr().out
+    assert "the name server at 127.0.0.1:1 alone, which is away; it may serve all the same" in capsys.readouterr().out
 
 
 def test_an_error_is_one_line_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,9 +195,9 @@ def test_status_of_a_port_that_is_no_node_is_a_row_and_no_error(
         thread.start()
         assert cli.main(["status", str(path), "-o", "json"]) == 1
         thread.join()
-    lines = json.loads(capsys.readouterr().out)
+    lines = json.loads(capsys.readouterr().out)["nodes"]
     assert [line["node"] for line in lines] == ["a", "b"]
-    assert {line["role"] for line in lines} == {"unreachable"}
+    assert [line["role"] for line in lines] == ["unreachable", "not found"]
 
 
 def test_ctrl_c_ends_with_130_and_no_words(capsys: pytest.CaptureFixture[str]) -> None:

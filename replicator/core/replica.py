@@ -222,6 +222,7 @@ class Replica:
             "in_sync": [] if view is None else [member.name for member in view.in_sync],
             "members": [] if view is None else list(view.members),
             "opened": view is not None and view.opened,
+            "linked": [name for name, is_up in sorted(state.linked.items()) if is_up],
             "mismatch": view is not None and view.is_mismatch,
             "seq": state.fifo.last_seq,
             "applied": state.fifo.executed_seq,

@@ -142,6 +142,8 @@ def says(status: Mapping[str, Any]) -> str:
         behind = [f"{name} is {count} behind" for name, count in status["behind"].items() if count]
         return "serving" + (f"; {', '.join(behind)}" if behind else "")
     if role == "backup":
+        if status["active"] not in status["linked"]:
+            return f"cannot reach {status['active']}, the active it was in step with, and waits to hear who goes on"
         return f"in step with {status['active']}"
     if role == "opening":
         return "promoted: brings all level before it opens"

@@ -262,9 +262,9 @@ class Deployment:
         Within this process where that is the same: starting another takes longer than many a fault lasts.
         """
         if self._cli_module == "replicator.cli":
-            return parse_status(json.dumps(ask_all(load(self.config_path))))
-        text = self._run_command(self._cli_module, "status", str(self.config_path), "-o", "json", good=(0, 1))
-        return parse_status(text)  # exit status 1: no node is open for messages
+            return parse_status(json.dumps({"nodes": ask_all(load(self.config_path))}))
+        text = self._run_command(self._cli_module, "status", str(self.config_path), "-o", "json", good=(0, 1, 3))
+        return parse_status(text)  # exit status 1: no node is open for messages; 3: not all is well
 
     def active(self) -> str:
         """Return the name of the active node. Raises DeploymentError if none answers as the active."""
@@ -417,7 +417,7 @@ class Deployment:
 def parse_status(text: str) -> list[NodeStatus]:
     """Read the output of `replicator status -o json`. Raises DeploymentError on anything else."""
     try:
-        lines = json.loads(text)
+        lines = json.loads(text)["nodes"]
         return [NodeStatus(str(line["node"]), str(line["role"]), int(line["view"]), line) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise DeploymentError(f"`replicator status` printed no list of nodes but {text[:200]!r}") from error

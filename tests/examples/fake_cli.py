@@ -41,7 +41,7 @@ def status(folder: Path) -> int:
     alive = [path.stem for path in files if is_alive(int(path.read_text(encoding="utf-8") or 0))]
     view = "abc".index(alive[0]) + 1 if alive else 0
     lines = [{"node": name, "role": "backup" if index else "active", "view": view} for index, name in enumerate(alive)]
-    sys.stdout.write(json.dumps(lines))
+    sys.stdout.write(json.dumps({"nodes": lines}))
     return 0 if lines else 1
 
 

@@ -145,7 +145,7 @@ def test_in_sync_means_one_active_and_the_others_backups_in_one_view(
     assert is_in_sync(lines, {"a", "b"}) is expected
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '[{"node": "a"}]'])
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '{"nodes": [{"node": "a"}]}'])
 def test_a_status_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(DeploymentError, match="printed no list of nodes"):
         parse_status(text)

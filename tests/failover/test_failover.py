@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -157,6 +160,45 @@ def test_a_process_that_is_asked_how_it_is_says_so_and_goes_on(tmp_path: Path) -
             nodes.send_signal(name, signal.SIGUSR1)
             nodes.wait("it to say how it is", partial(says_how_it_is, nodes, name), 20)
             assert nodes.exit_status(name) is None
+
+
+def status_of(nodes: Deployment) -> tuple[int, list[str]]:
+    """Run `replicator status` as a monitor does: its exit status, and what it found wrong."""
+    command = [sys.executable, "-m", "replicator", "status", str(nodes.config_path), "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout)["problems"]
+
+
+@pytest.mark.timeout(90)
+def test_a_monitor_hears_what_is_away_while_the_database_serves(tmp_path: Path) -> None:
+    """Exit status 0, then 3 for each thing that is not as it should be, 1 when nobody serves any more."""
+    with Deployment(tmp_path, service=SERVICE, timing=TIMING) as nodes:
+        with connect(Payments, nodes.config_path) as client:
+            assert status_of(nodes) == (0, [])
+            nodes.kill("b")
+            nodes.wait_for_end("b")
+            insist(lambda: client.total(account="x"))
+            status, wrong = status_of(nodes)
+            assert status == 3
+            assert [line.split(":")[0] for line in wrong] == ["node a serves alone", "node b is unreachable"]
+            nodes.start_node("b")
+            nodes.wait_in_sync()
+        assert status_of(nodes) == (0, [])
+        nodes.kill("distributor")
+        nodes.wait_for_end("distributor")
+        status, [wrong_line] = status_of(nodes)
+        assert status == 3
+        assert wrong_line.startswith("arbiter: ")
+        assert wrong_line.endswith("(the next death of a node stops service)")
+        nodes.kill("a")
+        nodes.wait_for_end("a")
+        assert status_of(nodes)[0] == 1
+        nodes.kill("name-server")
+        nodes.wait_for_end("name-server")
+        status, wrong = status_of(nodes)
+        assert status == 1
+        assert wrong[0] == "no node was seen that serves; not all could be looked for"
+        assert "it may serve all the same" in wrong[1]
 
 
 def says_how_it_is(nodes: Deployment, name: str) -> bool:
