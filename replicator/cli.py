@@ -12,7 +12,7 @@ from replicator.cli_common import exit_on_error, setup_logging, version_line
 from replicator.cli_difference import add_arguments, run_difference
 from replicator.cli_events import run_events
 from replicator.cli_status import run_status
-from replicator.config import describe, load
+from replicator.config import demand_two_nodes, describe, load
 from replicator.errors import UsageError
 
 _EPILOG = """
@@ -177,12 +177,14 @@ def run(arguments: argparse.Namespace) -> int:
     if command == "config":
         from replicator.node.loading import load_service_class
 
+        demand_two_nodes(config)
         load_service_class(config.database.service, folder=config.path.parent)
         print(describe(config), end="")
         return 0
     if command == "init-database":
         from replicator.arbiter.embedded import init_database
 
+        demand_two_nodes(config)
         view = init_database(config, again=arguments.again)
         print(f"database {config.database.name} initialised, id {view.database_id}; members: {', '.join(view.members)}")
         return 0

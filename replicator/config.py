@@ -187,6 +187,15 @@ def load(path: Path | str) -> Config:
     return config
 
 
+def demand_two_nodes(config: Config) -> None:
+    """Raise ConfigError for a database that would never open. A client's file may name one node only: the others are told."""
+    if len(config.nodes) < 2:
+        raise ConfigError(
+            f"{config.path}: nodes: name two nodes or more, as [nodes.a] and [nodes.b]; one alone never opens, as no "
+            "message would survive it"
+        )
+
+
 def _nodes(path: Path, content: Mapping[str, Any]) -> dict[str, NodeConfig]:
     tables = content.get("nodes", {})
     if not isinstance(tables, dict) or not tables:

@@ -104,6 +104,15 @@ def test_config_looks_at_the_service_too(file: str, capsys: pytest.CaptureFixtur
     assert "has no class 'Payment'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["config", "init-database"])
+def test_a_database_of_one_node_is_refused(command: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would wait for a second one for ever."""
+    Path(file).write_text(GOOD.replace("[nodes.b]\n", ""))
+    assert cli.main([command, file]) == 2
+    assert "one alone never opens" in capsys.readouterr().err
+    assert not list(Path(file).parent.glob("*.sqlite"))
+
+
 def test_init_database_is_done_once(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The second time it refuses, and --again says what it costs in its help."""
     assert cli.main(["init-database", file]) == 0
