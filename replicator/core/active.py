@@ -51,6 +51,9 @@ class Active:
             int(level): max(level, rules.ack) for level in Level if rules.is_durable or level is not Level.DURABLE
         }
         self.pending: tuple[View, ...] = ()  # proposals not yet settled; the council sets it
+        #: A joiner that replies need already, though no record names it yet: without it what is released runs ahead of it
+        #: for as long as callers go on (C7). joining.py sets it.
+        self.awaited: Member | None = None
         self.round = 0
         self.begin_seq = 0  # last entry held when this view began: all that was released before is up to here
         self._is_round_due = False
@@ -134,6 +137,11 @@ class Active:
                 return "remembered_replies_max"
             if state.database.row_count >= rules.rows_max:
                 return "rows_max"
+        pinned = fifo.pinned_seq
+        if pinned is not None and (
+            fifo.last_seq - pinned >= rules.log_entries_max or fifo.bytes_held >= rules.log_bytes_max
+        ):
+            return "log_entries_max"  # a returning node needs what is held (C7)
         if not rules.continue_alone and state.view is not None and state.view.is_mismatch:
             return "backups_min"
         return ""
@@ -240,7 +248,14 @@ class Active:
         members = [member for member in state.view.in_sync if member != state.me]
         for view in self.pending:
             members += [member for member in view.in_sync if member != state.me and member not in members]
+        if self.awaited is not None and self.awaited not in members:
+            members.append(self.awaited)
         return members
+
+    @property
+    def released_seq(self) -> int:
+        """Up to where this node may have released in this view, or others before it: what a new member must hold (V12)."""
+        return max(self.begin_seq, self.state.fifo.held_by_all, self.mark(Level.RECEIVED))
 
     def mark(self, level: Level) -> int:
         """Return the seq up to which every required node has acked *level* in this view. O(nodes)."""
@@ -264,6 +279,8 @@ class Active:
     def pump(self) -> None:
         """End of a turn: forward what has gathered to each backup, then release what is proved."""
         state = self.state
+        if self.awaited is not None and self._proved(self.awaited) is None:
+            self.awaited = None  # it has gone again
         if self._is_round_due:
             self._is_round_due = False
             self.round += 1
@@ -302,6 +319,8 @@ class Active:
         peer.next_seq += len(entries)
         peer.sent_round = self.round
         peer.sent_ms = state.elapsed_ms
+        if not peer.outstanding:
+            peer.waiting_ms = state.elapsed_ms
         peer.outstanding += 1
         want = Level.APPLIED if self._waiting[Level.APPLIED] else Level.RECEIVED
         if self._waiting[Level.DURABLE] or (peer.is_joining and rules.ack >= Level.DURABLE):
@@ -343,7 +362,11 @@ class Active:
         peer = self.peers.get(ack.sender.name)
         if peer is None or peer.member != ack.sender or state.view is None or ack.view != state.view.number:
             return ""
-        peer.outstanding = max(0, peer.outstanding - 1)
+        if peer.outstanding:
+            peer.outstanding -= 1
+            waited_ms = peer.see_wait(state.elapsed_ms)
+            if 2 * waited_ms > state.rules.suspect_ms and not peer.is_joining:
+                state.note("slow_backup", node=peer.member.name, ms=waited_ms)  # it answers, and callers wait for it
         peer.heard_ms = state.elapsed_ms
         if ack.problem == "unknown view":
             peer.is_adopted = peer.answered = False
@@ -423,6 +446,7 @@ class Active:
         """Begin a view as its active: nothing is proved yet (V1)."""
         state = self.state
         self.begin_seq = state.fifo.last_seq
+        self.awaited = None
         low = state.changes.low
         self.floors = {name: self.floors.get(name, low) for name in view.members if name != state.me.name}
         self.peers = {
@@ -440,6 +464,7 @@ class Active:
         tokens += [barrier.token for barrier in self._barriers]
         self._tokens.clear()
         self._barriers.clear()
+        self.awaited = None
         self.peers = {}
         self.floors = {}
         view = self.state.view

@@ -34,6 +34,10 @@ CHUNK_BYTES = 32_768
 ROUNDS_MAX = 8
 #: Whoever has not asked for so many times `suspect_ms` when another begins has given up.
 SILENT_SUSPECTS = 60
+#: From this set on for a node that did not come in, what follows it is kept, whatever the log's bounds are; for a node
+#: that was not heard of for so many times `suspect_ms` no longer.
+PINNED_FROM = 3
+PINNED_SUSPECTS = 20
 #: What a `Gather` asks for: what changed, everything, or what differs (C6).
 CHANGED, WHOLE, DIFFERING = 0, 1, 2
 MODES = {CHANGED: "no", WHOLE: "yes", DIFFERING: "compared"}
@@ -49,6 +53,7 @@ class Session:
 
     __slots__ = (
         "captured",
+        "captured_seq",
         "compared",
         "heard_ms",
         "is_exhausted",
@@ -76,6 +81,7 @@ class Session:
         self.last: Gathered | None = None
         self.position = b""  # at S, once captured
         self.captured: list[Row] = []
+        self.captured_seq = 0  # S, once captured
         self.heard_ms = 0
 
     def is_of(self, frame: Gather) -> bool:
@@ -89,6 +95,7 @@ class Source:
     def __init__(self, state: State) -> None:
         self.state = state
         self.sessions: dict[str, Session] = {}
+        self.rounds: dict[str, int] = {}  # sets given to a node since it was in sync last
 
     def on_gather(self, frame: Gather) -> None:
         """Answer with the next chunk; the same again if the last one was lost."""
@@ -184,7 +191,7 @@ class Source:
     def _take(self, session: Session, rows: list[Row]) -> None:
         """Add rows until the chunk is full or nothing is left of this round."""
         state, size = self.state, 0
-        rows_max = state.rules.catchup_rows_max
+        rows_max = state.rules.catchup_rows_max << session.rounds  # a round must not be as long as the one before (C7)
         while len(rows) < rows_max and size < CHUNK_BYTES:
             if session.position:
                 if not session.captured:
@@ -212,10 +219,48 @@ class Source:
             return
         session.captured = [(table, key, state.row(table, key)) for table, key in keys]
         session.position = state.position().to_bytes()
+        session.captured_seq = session.round_seq
+        self._count_round(session)
+
+    def _count_round(self, session: Session) -> None:
+        """From the third set on for a node that did not come in, what follows S is kept for it, and callers are held back
+        rather than S be outrun again (C7). Each set is as large as what came during the one before, so two are enough
+        for a node that takes rows faster than this one makes them."""
+        state, name = self.state, session.member.name
+        self.rounds[name] = rounds = self.rounds.get(name, 0) + 1
+        if rounds >= PINNED_FROM:
+            state.fifo.pinned_seq = session.captured_seq
+            state.note("return_is_slow", node=name, rounds=rounds)
+
+    def has_brought(self, member: Member, seq: int) -> bool:
+        """Whether a catch-up from here has brought *member* to *seq*, or it has gone on from there."""
+        session = self.sessions.get(member.name)
+        return session is not None and session.member == member and 0 < session.captured_seq <= seq
+
+    def on_level(self, name: str) -> None:
+        """The node is level: what it was given once is no reason to let it in from afar another time."""
+        self.rounds.pop(name, None)
+        self.sessions.pop(name, None)
+        self.unpin()
+
+    def unpin(self) -> None:
+        """Keep no more for a returning node than for anybody."""
+        self.state.fifo.pinned_seq = None
+
+    def on_tick(self) -> None:
+        """A node for which entries are kept, and which has not been heard of for long, gets them no longer."""
+        state = self.state
+        if state.fifo.pinned_seq is None:
+            return
+        heard_ms = max((each.heard_ms for each in self.sessions.values() if each.captured_seq), default=0)
+        if state.elapsed_ms - heard_ms > PINNED_SUSPECTS * state.rules.suspect_ms:
+            self.unpin()
 
     def forget(self) -> None:
         """No longer the active: every returning node begins anew elsewhere (C5)."""
         self.sessions.clear()
+        self.rounds.clear()
+        self.unpin()
 
 
 def unpack_keys(blob: bytes) -> list[Key]:

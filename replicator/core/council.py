@@ -45,7 +45,7 @@ class Council:
         self._reconnected_ms: dict[str, int] = {}
         self._fetched_ms = -(10**9)  # when a tail was asked for that has not come
         self._dead: Member | None = None  # an active that surely is gone
-        self.joining = Joining(state, active, backup, self.recovery, self.propose)
+        self.joining = Joining(state, active, backup, self.recovery, self.source, self.propose)
         self.outside = Outside(state, backup, self.recovery, self.joining.restarting, self.propose, self.read)
 
     # -- the arbiter -------------------------------------------------------------------------------------------------
@@ -252,6 +252,7 @@ class Council:
         self._ask_peers()
         self._open_if_level()
         self.joining.add_level_joiner()
+        self.source.on_tick()
         self._make_safe(view)
 
     def _make_safe(self, view: View) -> None:
@@ -293,6 +294,8 @@ class Council:
         self._fetched_ms = -(10**9)
         if peer is not None:
             self.active.on_silence(peer)
+            if self.active.awaited == peer.member:
+                self.active.awaited = None
         if member is None:
             return
         if refused:

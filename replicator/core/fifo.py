@@ -24,6 +24,7 @@ class Fifo:
         "held_by_all",
         "last_seq",
         "last_view",
+        "pinned_seq",
     )
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class Fifo:
         self.last_view = 0
         self.executed_seq = 0
         self.held_by_all = 0
+        self.pinned_seq: int | None = None  # what follows it is kept for a node that returns (C7)
 
     def restart(self, seq: int, view: int) -> None:
         """Begin anew behind (*view*, *seq*), which is executed: after a restart or a catch-up no entry is held.
@@ -43,6 +45,7 @@ class Fifo:
         """
         self._entries = []
         self.bytes_held = 0
+        self.pinned_seq = None
         self.base_seq = self.last_seq = self.executed_seq = seq
         self.held_by_all = min(self.held_by_all, seq)
         self.base_view = self.last_view = view
@@ -90,6 +93,8 @@ class Fifo:
         surplus = len(self._entries) - entries_max
         if surplus <= entries_max // 4 and self.bytes_held <= bytes_max:
             return
+        if self.pinned_seq is not None and self.base_seq >= self.pinned_seq:
+            return
         count = max(0, surplus)
         if self.bytes_held > bytes_max:
             held = self.bytes_held
@@ -100,6 +105,8 @@ class Fifo:
                 held -= len(entry.message)
                 count = max(count, index + 1)
         count = min(count, self.held_by_all - self.base_seq, self.executed_seq - self.base_seq)
+        if self.pinned_seq is not None:
+            count = min(count, self.pinned_seq - self.base_seq)
         if count > 0:
             gone = self._entries[:count]
             self.base_view = gone[-1].view

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from replicator.core.active import Active
 from replicator.core.backup import Backup
+from replicator.core.catchup import Source
 from replicator.core.effects import Connect
 from replicator.core.frames import Join, JoinAnswer
 from replicator.core.messages import Level
@@ -19,23 +20,39 @@ from replicator.core.persistence import Position
 from replicator.core.recovery import Recovery, catch_up_of
 from replicator.core.restarting import Restarting
 from replicator.core.state import Role, State
-from replicator.core.views import View, expanded
+from replicator.core.views import Member, View, expanded
 from replicator.errors import CorruptRecord
+
+#: What keeps a node outside that is on its way in.
+CATCHING_UP = "catching up"
+#: After a joiner that did not come nearer, the next one is awaited so many times `suspect_ms` later, at most.
+PATIENCE_SUSPECTS = 60
 
 
 class Joining:
     """Both sides of a join."""
 
     def __init__(
-        self, state: State, active: Active, backup: Backup, recovery: Recovery, propose: Callable[[View, str], None]
+        self,
+        state: State,
+        active: Active,
+        backup: Backup,
+        recovery: Recovery,
+        source: Source,
+        propose: Callable[[View, str], None],
     ) -> None:
         self.state = state
         self.active = active
         self.backup = backup
         self.recovery = recovery
+        self.source = source
         self.restarting = Restarting(state, propose)
         self.propose = propose
         self._because = ""
+        self._awaited: Member | None = None  # as `active.awaited`, unless that was lost
+        self._progress: tuple[int, int] = (0, 0)  # of the awaited joiner: (what it lacked, when)
+        self._not_before_ms = 0
+        self._patience_ms = 0
 
     def on_join(self, frame: Join) -> None:
         """Take in a node from outside if our FIFO still reaches back to its position."""
@@ -89,6 +106,8 @@ class Joining:
         fifo = state.fifo
         is_known = frame.last_seq >= fifo.base_seq and fifo.view_at(frame.last_seq) == frame.last_view
         is_near = fifo.last_seq - frame.last_seq <= state.rules.join_entries_max
+        # Whoever has just been brought to S joins behind it, however far this node has gone on meanwhile (C7).
+        is_near = is_near or self.source.has_brought(frame.sender, frame.last_seq)
         if is_known and is_near and not frame.whole:
             return 0, 0
         if self.active.peers.get(frame.sender.name) is not None:
@@ -101,7 +120,7 @@ class Joining:
         if state.view is not None and frame.sender == state.view.active:
             self.backup.heard_ms = state.elapsed_ms
         if frame.catch_up and state.role is Role.OUTSIDE and not self.recovery.keeper.is_writing:
-            self._because = "catching up"
+            self._because = CATCHING_UP
             self.recovery.begin(frame)
             return
         if frame.problem != self._because:
@@ -110,22 +129,58 @@ class Joining:
                 state.note("stays_outside", because=frame.problem)
 
     def add_level_joiner(self) -> None:
-        """Propose a joined node that holds everything released; from here on replies need it too (V12)."""
-        state = self.state
+        """Propose a joined node that holds everything released; from here on replies need it too (V12).
+
+        One that is near is awaited: replies need its acks before it is proposed, so that what is released stands still
+        until it holds that. Else it would stay outside for as long as callers go on (C7).
+        """
+        state, active = self.state, self.active
         view = state.view
-        if view is None or state.role is not Role.ACTIVE or self.active.pending:
+        if view is None or state.role is not Role.ACTIVE or active.pending:
             return
-        # Released in this view: up to the mark. Released before: up to what we held when it began.
-        released = max(self.active.begin_seq, self.active.mark(Level.RECEIVED))
-        durable = released if state.rules.ack >= Level.DURABLE else 0
         if state.durable_seq < 0:
             return  # our own disk does not know this life: after an outage it could not stand in for it (V13)
-        for peer in self.active.peers.values():
-            is_level = min(peer.match_received, peer.match_applied) >= released and peer.match_durable >= durable
-            if peer.is_joining and is_level:
+        if self._awaited is not None and active.awaited is None:
+            self._be_patient(self._awaited, 0)
+        level = max(state.rules.ack, Level.RECEIVED)
+        released = active.released_seq
+        for peer in active.peers.values():
+            if not peer.is_joining:
+                continue
+            # Its disk must at least know this life of it (-1: it does not).
+            if peer.match(level) >= released and peer.match_durable >= 0:
                 if view.member(peer.member.name) is None:
+                    self.source.on_level(peer.member.name)
+                    self._awaited, self._patience_ms = None, 0
                     self.propose(expanded(view, state.me, peer.member), f"node {peer.member.name} is level")
                 return
+            self._await(peer, released - peer.match(level))
+
+    def _await(self, peer: Peer, lag: int) -> None:
+        """Let replies need a joiner that answers and is near, or has been joining for long, as long as it comes nearer."""
+        state, active = self.state, self.active
+        now_ms, suspect_ms = state.elapsed_ms, state.rules.suspect_ms
+        if active.awaited is None:
+            is_near = lag <= state.rules.batch_entries_max or now_ms - peer.since_ms > suspect_ms
+            if not peer.match_received or not is_near or now_ms < self._not_before_ms:
+                return
+            active.awaited = self._awaited = peer.member
+            self._progress = (lag, now_ms)
+            state.note("awaits_joiner", node=peer.member.name, lag=lag)
+        elif active.awaited == peer.member:
+            if lag < self._progress[0]:
+                self._progress = (lag, now_ms)
+            elif now_ms - self._progress[1] > suspect_ms:
+                active.awaited = None
+                self._be_patient(peer.member, lag)
+
+    def _be_patient(self, member: Member, lag: int) -> None:
+        """It went away, or answers and does not come nearer: callers do not wait for it for ever, and seldomer each time."""
+        suspect_ms = self.state.rules.suspect_ms
+        self._awaited = None
+        self._patience_ms = min(max(4 * suspect_ms, 2 * self._patience_ms), PATIENCE_SUSPECTS * suspect_ms)
+        self._not_before_ms = self.state.elapsed_ms + self._patience_ms
+        self.state.note("gives_up_awaiting", node=member.name, lag=lag, again_ms=self._patience_ms)
 
     @property
     def because(self) -> str:

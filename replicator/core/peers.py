@@ -9,6 +9,9 @@ from __future__ import annotations
 from replicator.core.messages import Level
 from replicator.core.views import Member
 
+#: How long the slowest ack is told in the status.
+SLOWEST_KEPT_MS = 10_000
+
 
 class Peer:
     """Another node as the active sees it, in the present view."""
@@ -30,6 +33,10 @@ class Peer:
         "outstanding",
         "sent_ms",
         "sent_round",
+        "since_ms",
+        "slowest_at_ms",
+        "slowest_ms",
+        "waiting_ms",
     )
 
     def __init__(self, member: Member, elapsed_ms: int, *, is_joining: bool) -> None:
@@ -49,12 +56,24 @@ class Peer:
         self.asked_ms = -1
         self.sent_ms = elapsed_ms
         self.heard_ms = elapsed_ms
+        self.since_ms = elapsed_ms  # when it began to join
+        self.waiting_ms = elapsed_ms  # since when a forward waits for its ack
+        self.slowest_ms = 0  # the longest that one has waited lately
+        self.slowest_at_ms = elapsed_ms
 
     def match(self, level: Level) -> int:
         """Return up to where it is proved to have reached *level*."""
         if level is Level.RECEIVED:
             return self.match_received
         return self.match_durable if level is Level.DURABLE else self.match_applied
+
+    def see_wait(self, elapsed_ms: int) -> int:
+        """Take it that a forward was acked now; return how long it had waited, in ms."""
+        waited_ms = elapsed_ms - self.waiting_ms
+        self.waiting_ms = elapsed_ms
+        if waited_ms >= self.slowest_ms or elapsed_ms - self.slowest_at_ms > SLOWEST_KEPT_MS:
+            self.slowest_ms, self.slowest_at_ms = waited_ms, elapsed_ms
+        return waited_ms
 
     def settle(self, received: int, applied: int) -> None:
         """Take its position as proof."""

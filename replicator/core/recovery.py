@@ -37,6 +37,7 @@ class Totals:
     rows: int = 0
     bytes: int = 0
     ms: int = 0
+    failed: int = 0  # those that broke off; the last reason is `Recovery.failed_because`
     rolled_back: int = 0  # rows and transactions that this node alone had changed
 
 
@@ -54,6 +55,7 @@ class Recovery:
         self.bytes_done = 0
         self.rows_left = 0  # as the active guesses
         self.totals = Totals()
+        self.failed_because = ""
         self.applied_seq = 0  # where the last catch-up of this life has brought us
         self.session = 0  # names the catch-up under way
         self._number = 0
@@ -69,6 +71,7 @@ class Recovery:
         self._began_ms = 0
         self._asked_ms = 0
         self._not_before_ms = 0
+        self._hurry = 0  # rounds after the first: each is asked for at twice the rate
         self._tries = 0  # of the chunk asked for now
 
     @property
@@ -91,6 +94,8 @@ class Recovery:
     def stop(self, why: str) -> None:
         """Drop what was collected: nothing of it has touched the state."""
         if self.source is not None:
+            self.totals.failed += 1
+            self.failed_because = why
             self.state.note("catchup_dropped", node=self.source.name, why=why, rows=self.rows_done)
         self.source = None
         self._collected = {}
@@ -122,7 +127,7 @@ class Recovery:
         self._comparing = Comparing(state) if self._mode == DIFFERING else None
         self._tell(self._comparing.parts() if self._comparing is not None else _packed(self._undone))
         self._collected, self._final = {}, None
-        self.rows_done = self.bytes_done = self.rows_left = 0
+        self.rows_done = self.bytes_done = self.rows_left = self._hurry = 0
         self._began_ms = self._not_before_ms = state.elapsed_ms
         state.note("catchup_begins", source=answer.sender.name, after=answer.common, whole=MODES[self._mode])
         self._ask_next()
@@ -193,10 +198,12 @@ class Recovery:
             return
         for table, key_bytes, row in rows:
             self._collected[table, key_bytes] = row
+        if self._number > 1 and frame.left > self.rows_left:
+            self._hurry += 1  # another round: at the same rate it could be as long as the one before, for ever (C7)
         self.rows_done += len(rows)
         self.rows_left = frame.left
         self.bytes_done += len(frame.rows) + len(frame.ranges) + len(frame.position)
-        wait_ms = len(frame.rows) * 1000 // state.rules.catchup_bytes_per_s
+        wait_ms = len(frame.rows) * 1000 // (state.rules.catchup_bytes_per_s << self._hurry)
         self._not_before_ms = max(self._not_before_ms, state.elapsed_ms) + wait_ms
         if final is None:
             self._ask_next()

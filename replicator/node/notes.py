@@ -22,6 +22,16 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "dropped_replies": ("WARNING", "dropped {count} held replies; their callers will repeat them at the new active"),
     "joining": ("INFO", "node {node} joins; it is sent what follows seq {after}"),
     "join_given_up": ("WARNING", "node {node} fell silent or too far behind while joining, at seq {at}"),
+    "awaits_joiner": ("DEBUG", "replies wait for node {node} too, which lacks {lag} entries, so that it comes in"),
+    "gives_up_awaiting": (
+        "WARNING",
+        "replies no longer wait for node {node}, which does not come nearer; again in {again_ms} ms",
+    ),
+    "return_is_slow": (
+        "WARNING",
+        "node {node} was given {rounds} sets and is still not level: what follows is kept for it",
+    ),
+    "slow_backup": ("WARNING", "backup {node} took {ms} ms to answer: every caller waited for it"),
     "stays_outside": ("WARNING", "stays outside: {because}"),
     "restored": ("INFO", "took up what its disk held: {rows} rows at seq {seq} of view {view}"),
     "catchup_begins": ("INFO", "catches up from {source}, beyond seq {after} (everything: {whole})"),
@@ -70,6 +80,8 @@ class _Written:
 
 #: A proposal that waits for longer than this is worth a word in the status.
 ARBITER_SLOW_MS = 2_000
+#: An answer of a backup that took longer is worth one, too: callers waited for it.
+SLOW_ACK_MS = 200
 
 
 class Notes:
@@ -139,8 +151,11 @@ def says(status: Mapping[str, Any]) -> str:
             return f"cannot go on without the arbiter, which has not answered for {status['proposed_ms'] // 1000} s"
         if status["mismatch"]:
             return "serving alone: its messages are held by one node only"
+        slow = [
+            f"{name} took up to {ms} ms to answer" for name, ms in status["slowest_ack_ms"].items() if ms >= SLOW_ACK_MS
+        ]
         behind = [f"{name} is {count} behind" for name, count in status["behind"].items() if count]
-        return "serving" + (f"; {', '.join(behind)}" if behind else "")
+        return "serving" + (f"; {', '.join(behind + slow)}" if behind or slow else "")
     if role == "backup":
         if status["active"] not in status["linked"]:
             return f"cannot reach {status['active']}, the active it was in step with, and waits to hear who goes on"
@@ -152,7 +167,9 @@ def says(status: Mapping[str, Any]) -> str:
     if role == "halted":
         return "halted"
     if status["catching_up"]:
-        return "catches up from {source}: {rows} rows, {bytes} bytes, about {left} left".format(**status["catching_up"])
+        text = "catches up from {source}: {rows} rows, {bytes} bytes, about {left} left".format(**status["catching_up"])
+        failed = status.get("catchups_failed", 0)
+        return text + (f"; {failed} broke off, the last as {status['catchup_failed_because']}" if failed else "")
     if status["because"]:
         return f"outside: {status['because']}"
     if not status["active"]:

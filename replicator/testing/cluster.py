@@ -39,6 +39,7 @@ from replicator.node.links import PARTITION
 from replicator.service import Service
 from replicator.testing.checkers import Violation, check
 from replicator.testing.history import Done, History
+from replicator.testing.settled import why_not_settled
 from replicator.testing.sim.client import CountedDistributor, SimWay
 from replicator.testing.sim.network import Network
 from replicator.testing.sim.node import Disk, SimNode
@@ -238,7 +239,7 @@ class Cluster(Generic[S]):
             if self.is_settled():
                 return
             self.run(20)
-        raise AssertionError(f"not settled after {ms} ms: {self._why_not()}\n{self.recorder.transcript(80)}")
+        raise AssertionError(f"not settled after {ms} ms: {why_not_settled(self)}\n{self.recorder.transcript(80)}")
 
     def _refuse_divergence(self) -> None:
         """A node that has come to another outcome than its active never gets level by itself (P7)."""
@@ -250,43 +251,19 @@ class Cluster(Generic[S]):
 
     def is_settled(self) -> bool:
         """Whether one node serves, all that can be in sync are and are level, and no call waits."""
-        return not self._why_not()
-
-    def _why_not(self) -> str:
-        waiting = [each.client for each in self.recorder.waiting.values() if self.processes[each.client].is_alive]
-        if waiting:
-            return f"calls of {', '.join(sorted(set(waiting)))} wait"
-        name = self._find_active()
-        if not name:
-            return "no node serves"
-        active = self.replica(name).state
-        for other in self.living():
-            state = self.replica(other).state if self.nodes[other].replica is not None else None
-            if state is None or (state.role is Role.OUTSIDE and not self.replica(other).council.joining.because):
-                return f"node {other} is not in yet"
-            if state.role is Role.DIVERGED:
-                return f"node {other} has diverged"
-            if self.replica(other).council.proposal is not None:
-                return f"what node {other} has proposed is not settled"
-            if other != name and state.role in (Role.ACTIVE, Role.OPENING):
-                return f"node {other} has not heard yet that it was replaced"
-            if state.role is Role.BACKUP and (state.fifo.executed_seq, state.view) != (
-                active.fifo.executed_seq,
-                active.view,
-            ):
-                return f"node {other} is not level"
-        return ""
+        return not why_not_settled(self)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
     @property
     def active(self) -> str:
         """The node that serves. Raises AssertionError if none does."""
-        name = self._find_active()
+        name = self.find_active()
         assert name, f"no node serves\n{self.recorder.transcript(40)}"
         return name
 
-    def _find_active(self) -> str:
+    def find_active(self) -> str:
+        """The node that serves, "" if none does."""
         best, found = -1, ""
         for name in self.living():
             replica = self.nodes[name].replica
@@ -319,7 +296,7 @@ class Cluster(Generic[S]):
         Whoever executed an entry: a node that has caught up executed only what came later, and knows the views of the rest.
         """
         history = self.recorder.history
-        name = self._find_active()
+        name = self.find_active()
         history.final = self._lineage(self.replica(name).state) if name else []
         return history
 

@@ -45,7 +45,7 @@ def one_switch(cluster: Cluster[Any]) -> None:
     """The active dies, and a message is sent while another takes over."""
     future = submit(with_options(_caller(cluster), txn_id=NAME).add, key="k0", count=7)
     cluster.run(0.4)
-    active = cluster._find_active()
+    active = cluster.find_active()
     if active and cluster.processes[active].is_alive:
         cluster.crash(active)
     cluster.run_until(future.done, CALL_MS)

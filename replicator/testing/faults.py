@@ -17,6 +17,8 @@ from replicator.testing.sim.network import Weather
 TARGETS = ("active", "active", "backup", "backup", "any")
 #: A run with a small table of remembered replies must let named ones go within the run, or it would end full.
 NAMED_MS_MAX = 3_000
+#: About what callers without a pause change in a second.
+BUSY_BYTES_PER_S = 20_000
 #: Kinds of faults and their weights.
 KINDS = {
     "crash": 4,
@@ -92,6 +94,7 @@ class Options:
     patience: int = 5
     safety_ms: int = 12_000
     restart_at_end: bool = True
+    busy: int = 0  # callers that do not pause, from the end of the faults until all are in sync
     timing: TimingConfig = field(default_factory=TimingConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     weather: Weather = field(default_factory=Weather)
@@ -107,7 +110,8 @@ class Options:
                 f"{self.distributors} distributors, {self.safety_ms} ms with faults",
                 f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
                 f"{self.keys} keys, pause {self.think_ms} ms, long {self.nap_part}, reads {self.read_part}, "
-                f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}",
+                f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}, "
+                f"while nodes return {self.busy} without a pause",
                 f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
                 f"retain {timing.retain_ms}/{timing.retain_min_ms}/{timing.retain_named_ms} ms, {limits.remembered_replies_max} "
                 f"replies; log {limits.log_entries_max} entries, batch "
@@ -160,6 +164,10 @@ def draw(seed: int) -> Options:
     if options.timing.retain_named_ms <= NAMED_MS_MAX and chance.random() < 0.5:
         options.limits = replace(options.limits, remembered_replies_max=chance.choice((20, 50, 200)))
         options.timing = replace(options.timing, retain_min_ms=chance.choice((300, 1_000)))
+    options.busy = chance.choice((0, 0, 1, 3))
+    if options.busy:  # less than callers change in the time would take longer than a run may
+        rate = max(BUSY_BYTES_PER_S, options.limits.catchup_bytes_per_s)
+        options.limits = replace(options.limits, catchup_bytes_per_s=rate)
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
     return options
 

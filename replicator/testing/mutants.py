@@ -211,8 +211,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "V12",
         "a joiner is proposed before it is level",
         JOINING,
-        "is_level = min(peer.match_received, peer.match_applied) >= released and peer.match_durable >= durable",
-        "is_level = True",
+        "if peer.match(level) >= released and peer.match_durable >= 0:",
+        "if True:",
     ),
     Mutant(
         "V12",
@@ -220,9 +220,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 JOINING,
-                "is_level = min(peer.match_received, peer.match_applied) >= released and peer.match_durable >= durable",
-                "is_level = True",
+                "if peer.match(level) >= released and peer.match_durable >= 0:",
+                "if True:",
             ),
+            Edit(ACTIVE, "if self.awaited is not None and self.awaited not in members:", "if False:"),
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
             Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
         ),

@@ -35,6 +35,20 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "if state.rules.is_durable and state.durable_seq >= self.active.begin_seq:",
         "if state.rules.is_durable:",
     ),
+    one(
+        "C7",
+        "a joiner that callers outrun is not awaited",
+        JOINING,
+        "            active.awaited = self._awaited = peer.member\n",
+        "            return\n",
+    ),
+    one(
+        "C7",
+        "a set that was outrun while it was taken is taken again, for ever",
+        JOINING,
+        "        is_near = is_near or self.source.has_brought(frame.sender, frame.last_seq)\n",
+        "",
+    ),
     one("V11", "an adopted view is not written down", COUNCIL, "        state.effects.append(WriteView(view))\n", ""),
     Mutant(
         "V12",

@@ -22,6 +22,7 @@ from replicator.testing.checkers import check
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Options
 from replicator.testing.nemesis import Nemesis
+from replicator.testing.settled import why_not_whole
 from replicator.testing.sim.client import SimWay
 from replicator.testing.workloads import Workload
 
@@ -30,6 +31,8 @@ FORM_MS = 20_000
 LIVENESS_MS = 30_000
 #: Traffic goes on for this long after the faults have ended: service must be back.
 AFTER_MS = 500
+#: The pause of a busy caller: none to speak of.
+BUSY_THINK_MS = 0.01
 #: Of the messages whose outcome is known, this many are sent again at the end.
 REPEATS_MAX = 30
 #: How often the last repeats are sent.
@@ -133,6 +136,12 @@ class Run:
         self.clients.append(caller.process.name)
         run(caller.process, caller_script(caller, self._conversation, lambda: self.is_over))
 
+    def _start_busy(self, number: int) -> None:
+        """A caller whose next message leaves with the reply to the last: a node must come in all the same (C7)."""
+        caller = self._caller(f"busy{number + 1}", "")
+        caller.think_ms, caller.nap_part, caller.read_part = BUSY_THINK_MS, 0.0, 0.0
+        run(caller.process, caller_script(caller, self.workload.converse, lambda: self.is_over))
+
     def _conversation(self, caller: Caller) -> Script:
         """What the workload does, or now and then a message that was sent before, by whomever."""
         messages = self.cluster.recorder.messages
@@ -190,7 +199,13 @@ class Run:
         for name in list(cluster.nodes) if self.options.restart_at_end or must_be_whole else ():
             if not cluster.processes[name].is_alive:
                 cluster.restart(name)
+        for number in range(self.options.busy):
+            self._start_busy(number)
         cluster.run(AFTER_MS)
+        if self.options.busy:
+            cluster.run_until(lambda: not why_not_whole(cluster), LIVENESS_MS)
+            problem = why_not_whole(cluster)
+            assert not problem, f"not settled: while callers go on, {problem}"
         self.is_over = True
         cluster.settle(LIVENESS_MS)
 
