@@ -16,7 +16,7 @@ FUNCTION_LINES_MAX = 50
 LAYERS = (
     ("replicator.errors",),
     ("replicator.values",),
-    ("replicator.config",),
+    ("replicator.config", "replicator.files"),
     ("replicator.rows",),
     ("replicator.tables",),
     ("replicator.schema",),
