@@ -187,7 +187,7 @@ class SimNode(Node):
             self.recorder.executed(self.me, effect, outcome, state.digest, is_open=is_open)
 
     def _propose(self, effect: Propose) -> None:
-        self.recorder.proposals.append(effect.view)
+        self.recorder.proposed(effect.view)
         self.arbiter.propose(effect.base, effect.view, effect.asked)
 
     def _send(self, effect: Send, send: Callable[[Any], None], on_ack: Callable[[SimNode, ForwardAck], None]) -> None:
