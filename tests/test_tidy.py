@@ -39,6 +39,7 @@ LAYERS = (
         "replicator.cli_status",
         "replicator.cli_events",
         "replicator.cli_difference",
+        "replicator.cli_recover",
         "replicator.cli",
         "replicator.__main__",
     ),

@@ -29,7 +29,7 @@ from replicator.values import pack_wire, unpack_wire
 PARTITION = "0"
 _MAGIC: Final = b"replicator arbiter 1\n"
 _DIGEST_BYTES: Final = 16
-#: How files of versions before 0.5 begin: they kept the record in a SQLite database.
+#: How files of earlier versions begin: they kept the record in a SQLite database.
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
 
 Records = dict[str, bytes]  # {partition: packed view}
