@@ -11,13 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from replicator.core.messages import LEVELS, Level
-from replicator.core.views import VIEW_NUMBER_MAX, Member, View
-
-#: A rebuilt record is so far above all numbers known: more views than a node that cannot be asked may have gone through.
-STEP: Final = 1_000
+from replicator.core.views import REBUILT_STEP, VIEW_NUMBER_MAX, Member, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +80,13 @@ def plan_recovery(found: Findings, without: Sequence[str] = ()) -> Plan:
         if is_newest:
             plan.does.append(f"nothing: the arbiter's record is view {base.number}, as new as any; {ways_on}")
             return plan
-        view = replace(base, number=_highest(found) + STEP)
+        view = replace(base, number=_highest(found) + REBUILT_STEP)
         plan.does.append(f"write the record of view {base.number} again, as view {view.number}; {ways_on}")
     elif without:
         best = _best(base, left)
         if not best.lives:
             return Plan(refusal=f"{best.where} does not say whose rows it holds: it cannot open the database")
-        view = _alone(base, best, _highest(found) + STEP)
+        view = _alone(base, best, _highest(found) + REBUILT_STEP)
         plan.does.append(
             f"write view {view.number} with node {best.node} alone: it opens the database at seq {best.seq} of "
             f"view {best.view}, and every other node returns to it by catch-up"
@@ -123,7 +119,7 @@ def plan_failover(found: Findings, target: str) -> Plan:
             return Plan(refusal=f"node {each.node} hears {active.name}, the active: it lives, and can be stopped")
     if holding.role == "diverged" or not (holding.lives or holding.incarnation):
         return Plan(refusal=f"node {target} cannot be made the active: it has diverged, or holds no rows")
-    view = _alone(base, holding, _highest(found) + STEP)
+    view = _alone(base, holding, _highest(found) + REBUILT_STEP)
     plan = Plan(view)
     plan.does.append(
         f"make {target} the active, alone, at seq {holding.seq} of view {holding.view}, in view "
@@ -172,7 +168,7 @@ def _base(found: Findings, without: Sequence[str]) -> tuple[View | None, str]:
             None,
             f"two different records of view {base.number} are there (V16): ask for help before anything is written",
         )
-    if _highest(found) + STEP > VIEW_NUMBER_MAX:
+    if _highest(found) + REBUILT_STEP > VIEW_NUMBER_MAX:
         return None, f"some node knows a view {_highest(found)}: no database comes so far"
     if _highest(found) > base.number and not without:
         knower = max(found.holdings.values(), key=lambda each: each.highest_view)

@@ -21,6 +21,8 @@ from replicator.values import pack_wire, unpack_wire
 
 #: No database comes so far: a change of view per millisecond for nine thousand years. More is garbage.
 VIEW_NUMBER_MAX: Final = 2**48
+#: A rebuilt record is so far above all numbers known: more views than a node that cannot be asked may have gone through.
+REBUILT_STEP: Final = 1_000
 
 
 class Member(NamedTuple):
@@ -223,6 +225,11 @@ def successor_problem(old: View, new: View) -> str:
     if new.number != old.number + 1:
         return f"its number is {new.number}, the next one is {old.number + 1}"
     return "" if new in _successors(old, new) else "no rule makes it of the view before it"
+
+
+def is_rewritten(old: View, new: View) -> bool:
+    """Whether *new* is *old* under a number far above it: a record that was lost and has been rebuilt (E8)."""
+    return new.number >= old.number + REBUILT_STEP and replace(new, number=old.number) == old
 
 
 def _successors(old: View, new: View) -> list[View]:

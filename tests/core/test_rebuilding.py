@@ -6,8 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from replicator.core.rebuilding import STEP, Findings, Holding, plan_failover, plan_recovery
-from replicator.core.views import VIEW_NUMBER_MAX, Member, View, expanded, formed, made_safe, shrunk, taken_over
+from replicator.core.rebuilding import Findings, Holding, plan_failover, plan_recovery
+from replicator.core.views import (
+    REBUILT_STEP,
+    VIEW_NUMBER_MAX,
+    Member,
+    View,
+    expanded,
+    formed,
+    is_rewritten,
+    made_safe,
+    shrunk,
+    taken_over,
+)
 
 A, B, C = (Member(name, "00000001.aa") for name in "abc")
 FIRST = View(0, None, (), ("a", "b"), False, "applied", "d1", False)
@@ -45,14 +56,15 @@ def found(*holdings: Holding, arbiter: View | None = None, **missing: str) -> Fi
 
 def test_e8_while_the_nodes_serve_the_newest_record_is_written_again_far_above() -> None:
     plan = plan_recovery(found(running(A, PAIR, 9, "active", "b"), running(B, PAIR, 9, "backup", "a")))
-    assert plan.view == replace(PAIR, number=PAIR.number + STEP)
+    assert plan.view == replace(PAIR, number=PAIR.number + REBUILT_STEP)
+    assert is_rewritten(PAIR, plan.view)
     assert (plan.refusal, plan.losses) == ("", [])
     assert "a goes on as the active" in plan.does[0]
 
 
 def test_e8_a_record_set_back_is_replaced_by_the_newest_that_a_node_holds() -> None:
     plan = plan_recovery(found(on_disk(A, PAIR, 9), on_disk(B, SAFE, 12), arbiter=PAIR))
-    assert plan.view == replace(SAFE, number=SAFE.number + STEP)
+    assert plan.view == replace(SAFE, number=SAFE.number + REBUILT_STEP)
     assert "b, whose disk holds everything released" in plan.does[0]
     assert plan.losses == []
 
@@ -67,7 +79,7 @@ def test_e8_a_record_that_is_as_new_as_any_is_left_alone() -> None:
 def test_e8_of_disks_the_rules_choose_and_the_person_need_not() -> None:
     """All heirs are back: the record as it was, and V13 finds the longest. Durable: any one of them does."""
     assert plan_recovery(found(on_disk(A, PAIR, 8), on_disk(B, PAIR, 9))).view == replace(
-        PAIR, number=PAIR.number + STEP
+        PAIR, number=PAIR.number + REBUILT_STEP
     )
     durable = replace(PAIR, ack="durable")
     plan = plan_recovery(found(on_disk(A, durable, 8), b="its disk is lost"), ("b",))
@@ -81,7 +93,13 @@ def test_e8_one_surviving_folder_opens_the_database_when_the_other_is_left_out()
     view = plan.view
     assert view is not None
     view.check()
-    assert (view.number, view.active, view.in_sync, view.safe, view.opened) == (PAIR.number + STEP, A, (A,), True, True)
+    assert (view.number, view.active, view.in_sync, view.safe, view.opened) == (
+        PAIR.number + REBUILT_STEP,
+        A,
+        (A,),
+        True,
+        True,
+    )
     assert (view.database_id, view.members, view.ack) == (PAIR.database_id, PAIR.members, PAIR.ack)
     assert view.is_mismatch
     assert len(plan.losses) == 2
@@ -147,7 +165,7 @@ def test_v15_a_node_is_forced_into_the_place_of_an_active_that_is_gone() -> None
     plan = plan_failover(found(running(B, PAIR, 9, "backup"), arbiter=PAIR, a="it does not answer"), "b")
     view = plan.view
     assert view is not None
-    assert (view.number, view.active, view.in_sync, view.safe) == (PAIR.number + STEP, B, (B,), False)
+    assert (view.number, view.active, view.in_sync, view.safe) == (PAIR.number + REBUILT_STEP, B, (B,), False)
     assert any("P4 is suspended" in each for each in plan.losses)
     assert any("node a is left out" in each for each in plan.losses)
 
