@@ -11,6 +11,8 @@ from pathlib import Path
 from replicator.cli_common import exit_on_error, setup_logging, version_line
 from replicator.cli_difference import add_arguments, run_difference
 from replicator.cli_events import run_events
+from replicator.cli_recover import add_arguments as add_recovery_arguments
+from replicator.cli_recover import refuse_if_held, run_failover, run_recover
 from replicator.cli_status import run_status
 from replicator.config import demand_two_nodes, describe, load
 from replicator.errors import UsageError
@@ -111,9 +113,16 @@ def add_tools(add: Add) -> None:
         "init-database",
         "write the first view record",
         "Write the first view record, with a new database id. Without it nothing starts, so that no node ever begins\n"
-        "empty by mistake.\n\n  replicator init-database prepaid.toml",
+        "empty by mistake.\n\n  replicator init-database prepaid.toml\n\n"
+        "Refused while a node answers with data, or a data folder on this machine holds some: if the arbiter's record is\n"
+        "lost or old, `replicator recover` rebuilds it, and nothing is lost.",
     )
-    init.add_argument("--again", action="store_true", help="begin anew over an existing record: ALL DATA IS GIVEN UP")
+    init.add_argument(
+        "--again",
+        action="store_true",
+        help="over an existing record: a new, EMPTY database; what nodes elsewhere hold of the old one is given up",
+    )
+    add_recovery(add)
     demo = add(
         "demo",
         "play prepaid calls, kill the active node and bring it back",
@@ -121,6 +130,30 @@ def add_tools(add: Add) -> None:
         "the cent. Takes the options of `python -m examples.prepaid.demo --help`.\n\n  replicator demo --kills 2 --seed 7",
     )
     demo.add_argument("options", nargs=argparse.REMAINDER, help="passed on to the demo")
+
+
+def add_recovery(add: Add) -> None:
+    """Describe the commands for disasters."""
+    recover = add(
+        "recover",
+        "rebuild the arbiter's record from the nodes, when it is lost or old",
+        "Rebuild the arbiter's record from what the nodes hold: after its file was lost, damaged, or put back from before,\n"
+        "or when the rows of a node that all wait for are lost. Run it where the arbiter's file is, while neither the\n"
+        "distributor process nor `replicator arbiter` runs. Nodes may run; the folders of others are read if they are here.\n\n"
+        "  replicator recover prepaid.toml                 # says what was found, and what it would do\n"
+        "  replicator recover prepaid.toml --yes           # does it\n"
+        "  replicator recover prepaid.toml --without b     # node b's data are lost for good: says what that may cost\n\n"
+        "Nothing of a node is changed. Exit status 0: done, or nothing to do; 1: only said; 2: refused, with the reason.",
+    )
+    failover = add(
+        "failover",
+        "for disasters: make a node the active, whatever the others hold",
+        "Make a node the active, alone, although others may hold more. Refused while the active answers, or is heard by a\n"
+        "node that can be asked. Run it where the arbiter's file is, while its process does not run.\n\n"
+        "  replicator failover prepaid.toml b --force      # says what may be lost\n"
+        "  replicator failover prepaid.toml b --force --accept-loss --yes",
+    )
+    add_recovery_arguments(recover, failover)
 
 
 def add_difference(add: Add) -> None:
@@ -174,6 +207,10 @@ def run(arguments: argparse.Namespace) -> int:
         return run_events(config, follow=arguments.follow, output=arguments.output)
     if command == "difference":
         return run_difference(config, arguments)
+    if command == "recover":
+        return run_recover(config, arguments)
+    if command == "failover":
+        return run_failover(config, arguments)
     if command == "config":
         from replicator.node.loading import load_service_class
 
@@ -185,6 +222,7 @@ def run(arguments: argparse.Namespace) -> int:
         from replicator.arbiter.embedded import init_database
 
         demand_two_nodes(config)
+        refuse_if_held(config)
         view = init_database(config, again=arguments.again)
         print(f"database {config.database.name} initialised, id {view.database_id}; members: {', '.join(view.members)}")
         return 0

@@ -55,7 +55,7 @@ class NameServerConfig:
 class ArbiterConfig:
     """`[arbiter]`: keeps the view record."""
 
-    url: str = _key("embedded:arbiter.sqlite", "embedded:FILE, a SQLite file served by the distributor process")
+    url: str = _key("embedded:arbiter.sqlite", "embedded:FILE, a file served by the distributor process")
     host: str = _key("127.0.0.1", "where `replicator arbiter` listens when it runs on its own")
     port: int = _key(0, "its port; 0: any, found by name")
     insecure: bool = _key(False, "allow a host that is not loopback, without encryption: on a private network only")
@@ -145,7 +145,7 @@ class Config:
 
     @property
     def arbiter_file(self) -> Path:
-        """The SQLite file of the embedded arbiter."""
+        """The file of the embedded arbiter."""
         return self.path.parent / self.arbiter.url.removeprefix("embedded:")
 
     def node(self, name: str) -> NodeConfig:

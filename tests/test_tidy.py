@@ -16,7 +16,7 @@ FUNCTION_LINES_MAX = 50
 LAYERS = (
     ("replicator.errors",),
     ("replicator.values",),
-    ("replicator.config",),
+    ("replicator.config", "replicator.files"),
     ("replicator.rows",),
     ("replicator.tables",),
     ("replicator.schema",),
@@ -39,6 +39,7 @@ LAYERS = (
         "replicator.cli_status",
         "replicator.cli_events",
         "replicator.cli_difference",
+        "replicator.cli_recover",
         "replicator.cli",
         "replicator.__main__",
     ),

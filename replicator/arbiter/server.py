@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from loguru import logger
 
-from replicator.arbiter.embedded import Register
+from replicator.arbiter.embedded import PARTITION, Register
 from replicator.config import Config
-from replicator.core.views import View
-from replicator.errors import CorruptRecord, UsageError
-from replicator.transport import Loop, Names, Request, Server
+from replicator.core.views import View, successor_problem
+from replicator.errors import CorruptRecord, StorageError, UsageError
+from replicator.transport import Loop, Names, Server
+from replicator.transport.platform import RequestLike
 
 OBJECT_ID = "replicator.arbiter"
+#: What the door asks its register for, as the log puts it.
+_READ, _WRITE = "answer", "store"
 
 
 class RegisterLike(Protocol):
@@ -26,38 +29,121 @@ class RegisterLike(Protocol):
         """Compare-and-set; return what is stored now."""
 
 
-def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dict[str, Callable[..., None]]:
-    """Return the exposed methods of the register. A file that fails leaves the loop as StorageError: the process ends."""
+class Door:
+    """Answers the calls of nodes to one register.
 
-    def on_read(request: Request, partition: object) -> None:
+    A proposal is compared with the stored record first: one that no rule makes of it comes from a
+    mistaken or foreign process, and would halt every node for good. It is refused with the reason,
+    counted and logged, and never stored (V14). A register that cannot answer, as its disk is full
+    or its file is gone, is asked again at each call; until then each is told why.
+    """
+
+    def __init__(self, register: RegisterLike, *, is_silent: bool = False) -> None:
+        self.register = register
+        self._problems = {_READ: "", _WRITE: ""}  # why the last call of each kind could not be answered
+        self.refused = 0  # proposals that no rule makes
+        self.last_refused = ""
+        self._view = -1  # the highest that was answered
+        self._log = logger.bind(node="arb")
+        self._is_silent = is_silent
+
+    @property
+    def problem(self) -> str:
+        """Why the register cannot answer, or could not store the last proposal; "" if it can."""
+        return self._problems[_READ] or self._problems[_WRITE]
+
+    def endpoints(self) -> dict[str, Callable[..., None]]:
+        """Return the exposed methods."""
+        return {"read": self.on_read, "propose": self.on_propose, "status": self.on_status}
+
+    def on_read(self, request: RequestLike, partition: object) -> None:
+        """Answer with the packed record."""
         if type(partition) is not str:
             raise UsageError("read takes (partition: text)")
-        request.reply(register.read(partition))
+        stored = self._ask(request, _READ, lambda: self.register.read(partition))
+        if stored is not None:
+            request.reply(stored)
 
-    def on_propose(request: Request, partition: object, base: object, record: object) -> None:
+    def on_propose(self, request: RequestLike, partition: object, base: object, record: object) -> None:
+        """Compare and set; answer with what is stored then."""
         if type(partition) is not str or type(base) is not int or type(record) is not bytes:
             raise UsageError("propose takes (partition: text, base: whole number, record: bytes)")
         try:
-            View.from_bytes(record)
+            view = View.from_bytes(record)
         except CorruptRecord as error:  # the proposer's, not the file's
-            raise UsageError(str(error)) from error
-        stored = register.propose(partition, base, record)
-        if not is_silent:
-            _log(base, View.from_bytes(stored), is_accepted=stored == record)
+            self._refuse(str(error))
+        present = self._ask(request, _READ, lambda: self.register.read(partition))
+        if present is None:
+            return
+        known = View.from_bytes(present)
+        problem = successor_problem(known, view) if known.number == base else ""
+        if problem:
+            self._refuse(f"view {view.number} proposed from view {base} is not stored: {problem}")
+        stored = self._ask(request, _WRITE, lambda: self.register.propose(partition, base, record))
+        if stored is None:
+            return
+        if not self._is_silent:
+            self._tell(base, View.from_bytes(stored), is_accepted=stored == record)
         request.reply(stored)
 
-    return {"read": on_read, "propose": on_propose}
+    def on_status(self, request: RequestLike) -> None:
+        """Answer with what `replicator status` shows of the arbiter."""
+        stored = self._ask(request, _READ, lambda: self.register.read(PARTITION), is_quiet=True)
+        view = View.from_bytes(stored).number if stored is not None else max(self._view, 0)
+        request.reply(
+            {"view": view, "problem": self.problem, "refused": self.refused, "last_refused": self.last_refused}
+        )
+
+    def _ask(
+        self, request: RequestLike, kind: str, call: Callable[[], bytes], *, is_quiet: bool = False
+    ) -> bytes | None:
+        """Return the register's answer; None, and the caller is told why unless *is_quiet*, if it cannot answer now."""
+        try:
+            stored = call()
+        except StorageError as error:
+            self._on_failed(kind, str(error))
+            if not is_quiet:
+                request.refuse(f"the arbiter cannot answer: {error}")
+            return None
+        number = View.from_bytes(stored).number
+        if number < self._view:
+            reason = f"its record is view {number}, it had answered view {self._view}: it was set back"
+            self._on_failed(kind, reason)
+            if not is_quiet:
+                request.refuse(f"the arbiter cannot answer: {reason}; run `replicator recover FILE`")
+            return None
+        self._view = number
+        if self._problems[kind]:
+            self._problems[kind] = ""
+            self._log.info("can {kind} again, at view {view}", kind=kind, view=number)
+        return stored
+
+    def _on_failed(self, kind: str, reason: str) -> None:
+        if reason != self._problems[kind]:
+            self._log.error("cannot {kind}: {reason}", kind=kind, reason=reason)
+        self._problems[kind] = reason
+
+    def _refuse(self, reason: str) -> NoReturn:
+        self.refused += 1
+        if reason != self.last_refused and not self._is_silent:
+            self._log.warning("refused a proposal that no node can make: {reason}", reason=reason)
+        self.last_refused = reason
+        raise UsageError(reason)
+
+    def _tell(self, base: int, view: View, *, is_accepted: bool) -> None:
+        self._log.info(
+            "{verdict} a proposal from view {base}: view {view}, active {active}, in sync {in_sync}",
+            verdict="accepted" if is_accepted else "refused",
+            base=base,
+            view=view.number,
+            active=view.active.name if view.active is not None else "nobody",
+            in_sync=", ".join(member.name for member in view.in_sync),
+        )
 
 
-def _log(base: int, view: View, *, is_accepted: bool) -> None:
-    logger.bind(node="arb").info(
-        "{verdict} a proposal from view {base}: view {view}, active {active}, in sync {in_sync}",
-        verdict="accepted" if is_accepted else "refused",
-        base=base,
-        view=view.number,
-        active=view.active.name if view.active is not None else "nobody",
-        in_sync=", ".join(member.name for member in view.in_sync),
-    )
+def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dict[str, Callable[..., None]]:
+    """Return the exposed methods of a register."""
+    return Door(register, is_silent=is_silent).endpoints()
 
 
 def run_arbiter(config: Config) -> None:

@@ -58,7 +58,8 @@ class Council:
     @property
     def because(self) -> str:
         """Why this node is outside, as far as it knows."""
-        return self.joining.because or self.joining.restarting.problem
+        because = self.joining.because
+        return (self.joining.restarting.problem or because) if because in ("", "not active") else because
 
     def read(self) -> None:
         """Ask the arbiter for the record."""
@@ -102,12 +103,14 @@ class Council:
         if view.database_id != state.database_id:
             state.halt(
                 f"the arbiter's record is of database {view.database_id}, this node is of {state.database_id}; "
-                "to give the node to the new database, remove its data folder"
+                "it asks the wrong arbiter, or a new database was made over this one. Its rows are left as they are; to give "
+                "the node to the other database, move its data folder away: what only this node holds is lost to that one"
             )
         elif view.number < asked:
             state.halt(
                 f"the arbiter's record is view {view.number}, this node had adopted view {asked} before it asked: "
-                "the arbiter has lost its memory, or is another one"
+                "the arbiter has lost its memory, or is another one; `replicator recover FILE` rebuilds its record from the "
+                "nodes, and nothing is lost"
             )
         elif state.me.name not in view.members:
             state.halt(f"node {state.me.name} is no member of this database (members: {', '.join(view.members)})")

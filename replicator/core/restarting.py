@@ -9,6 +9,7 @@ that were before it), with the rows they had, and the one with the highest (view
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from replicator.core.frames import Join
 from replicator.core.messages import LEVELS, Level
@@ -16,6 +17,8 @@ from replicator.core.persistence import Position
 from replicator.core.state import State
 from replicator.core.views import Member, View, restored
 from replicator.errors import CorruptRecord
+
+_RECOVER: Final = "if they never come, `replicator recover FILE` says what can be had"
 
 
 class Restarting:
@@ -92,9 +95,9 @@ class Restarting:
         if not state.is_life_written:
             return "its disk is slow"
         if not self._stands_in_for(mine, view):
-            return "it does not hold the rows of the life that was in sync"
+            return f"it does not hold the rows of the life that was in sync; {_RECOVER}"
         missing = [each.name for each in view.heirs if each.name != state.me.name and not self._is_back(each, view)]
-        return f"waits for {', '.join(missing)}, in sync at the end, to come back" if missing else ""
+        return f"waits for {', '.join(missing)}, in sync at the end, to come back; {_RECOVER}" if missing else ""
 
 
 def _named(members: tuple[Member, ...], name: str) -> Member | None:

@@ -6,16 +6,23 @@ record for each kind of change and never talks to anybody.
     init-database -> formed (one node, not opened) -> expand ... -> opened
     any: shrink (active removes a silent backup), expand (active adds a level node), take over (in-sync backup)
 
-Invariants of a record (`View.check`): the active is in sync; in-sync nodes are members; each node is there once.
+Invariants of a record (`View.check`): the active is in sync; in-sync nodes are members; each node is there once. Which
+record may follow which is `successor_problem`: it makes every record that a rule can make of the old one, and compares.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from replicator.core.messages import LEVELS
 from replicator.errors import CorruptRecord, UsageError
 from replicator.values import pack_wire, unpack_wire
+
+#: No database comes so far: a change of view per millisecond for nine thousand years. More is garbage.
+VIEW_NUMBER_MAX: Final = 2**48
+#: A rebuilt record is so far above all numbers known: more views than a node that cannot be asked may have gone through.
+REBUILT_STEP: Final = 1_000
 
 
 class Member(NamedTuple):
@@ -75,17 +82,19 @@ class View:
             version, number, active, in_sync, members, safe, ack, database_id, opened, mismatch, former = unpack_wire(
                 data
             )
-            if version != 3 or type(number) is not int or number < 0 or type(mismatch) is not int:
+            if version != 3 or type(number) is not int or type(mismatch) is not int:
                 raise ValueError(f"version {version!r}, number {number!r}, mismatch {mismatch!r}")
+            if type(safe) is not bool or type(opened) is not bool:
+                raise ValueError(f"safe {safe!r}, opened {opened!r}")
             view = View(
                 number,
                 None if active is None else Member(*active),
                 tuple(Member(*member) for member in in_sync),
                 tuple(members),
-                bool(safe),
+                safe,
                 ack,
                 database_id,
-                bool(opened),
+                opened,
                 mismatch,
                 tuple(Member(*member) for member in former),
             )
@@ -96,10 +105,21 @@ class View:
 
     def check(self) -> None:
         """Assert the invariants of a record."""
+        assert 0 <= self.number <= VIEW_NUMBER_MAX, f"its number is {self.number}"
+        assert 0 <= self.mismatch <= self.number, "its period of mismatch begins after it"
+        assert self.ack in LEVELS, f"there is no ack mode {self.ack!r}"
+        assert type(self.database_id) is str, "its database id is no text"
+        assert self.database_id, "it names no database"
+        assert self.members, "it has no members"
+        assert all(type(name) is str and name for name in self.members), "its members have no names"
+        assert len(self.members) == len(set(self.members)), "a node is a member twice"
+        lives = (*self.in_sync, *self.former)
+        assert all(type(each.incarnation) is str for each in lives), "an incarnation is no text"
+        assert all(each.name in self.members for each in lives), "a node in sync is no member"
         assert self.active is None or self.active in self.in_sync, "the active is not in sync"
-        names = [member.name for member in self.in_sync]
-        assert len(names) == len(set(names)), "a node is in sync twice"
-        assert all(name in self.members for name in names), "a node in sync is no member"
+        for group in (self.in_sync, self.former):
+            names = [each.name for each in group]
+            assert len(names) == len(set(names)), "a node is in sync twice"
 
     @property
     def heirs(self) -> tuple[Member, ...]:
@@ -173,3 +193,62 @@ def taken_over(base: View, me: Member) -> View:
     assert base.active != me
     in_sync = tuple(member for member in base.in_sync if member != base.active)
     return _next(base, in_sync, active=me, safe=False)
+
+
+def kin_problem(old: View, new: View) -> str:
+    """Say why *new* cannot be a later record of the database of *old*, however many changes lie between; "" if it can."""
+    if new.database_id != old.database_id:
+        return f"it is of database {new.database_id}, not of {old.database_id}"
+    if new.members != old.members:
+        return f"its members are {', '.join(new.members)}, those of the database {', '.join(old.members)}"
+    if new.ack != old.ack:
+        return f"its ack mode is {new.ack!r}, that of the database {old.ack!r}"
+    if new.number <= old.number:
+        return f"its number is {new.number}, view {old.number} is known"
+    if old.opened and not new.opened:
+        return "it says that no message was ever accepted"
+    return ""
+
+
+def successor_problem(old: View, new: View) -> str:
+    """Say why no rule makes *new* of *old* in one change; "" if one does. Each change is one number higher.
+
+    The arbiter asks this of what is proposed; what only a node knows (who is silent, level, or on disk) it cannot judge.
+    """
+    try:
+        new.check()
+    except AssertionError as error:
+        return str(error)
+    problem = kin_problem(old, new)
+    if problem:
+        return problem
+    if new.number != old.number + 1:
+        return f"its number is {new.number}, the next one is {old.number + 1}"
+    return "" if new in _successors(old, new) else "no rule makes it of the view before it"
+
+
+def is_rewritten(old: View, new: View) -> bool:
+    """Whether *new* is *old* under a number far above it: a record that was lost and has been rebuilt (E8)."""
+    return new.number >= old.number + REBUILT_STEP and replace(new, number=old.number) == old
+
+
+def _successors(old: View, new: View) -> list[View]:
+    """Return what each rule makes of *old* for the nodes that *new* names: at most one record a rule and node."""
+    found: list[View] = []
+    active, me = old.active, new.active
+    if me is None:
+        return found  # once there is an active there is one for good
+    if not old.opened:
+        found.append(formed(old, me))
+    elif any(heir.name == me.name and heir.incarnation <= me.incarnation for heir in old.heirs):
+        found.append(restored(old, me))
+    if active is None:
+        return found
+    if me != active and old.has(me):
+        found.append(taken_over(old, me))
+    if me == active:
+        found += [shrunk(old, me, gone) for gone in old.in_sync if gone != me and not new.has(gone)]
+        found += [expanded(old, me, each) for each in new.in_sync if each.name != me.name and not old.has(each)]
+        if old.in_sync == (me,):
+            found.append(made_safe(old, me))
+    return found

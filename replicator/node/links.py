@@ -138,6 +138,11 @@ class ArbiterClient:
             on_down=self._on_down,
         )
 
+    @property
+    def calls_out(self) -> int:
+        """Calls that are on their way, or whose answers are."""
+        return len(self._sent_s)
+
     def read(self, asked: int) -> None:
         """Ask for the present record; *asked* comes back with it."""
         self._call("read", (PARTITION,), asked)

@@ -48,6 +48,7 @@ from replicator.errors import ConfigError, ReplicatorError, StorageError, Storag
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
+from replicator.node.holdings import tell
 from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
@@ -173,6 +174,7 @@ class Node:
                 "replicator.operator": {
                     "status": lambda request: request.reply(self.status()),
                     "events": self._on_events,
+                    "holdings": self._on_holdings,
                 },
             },
             host=own.host,
@@ -274,7 +276,7 @@ class Node:
             self.links.send(effect.node, data, self._on_answer)
 
     def _perform_write_view(self, effect: WriteView) -> None:
-        self.folder.write(effect.view.database_id, effect.view.number)
+        self.folder.write(effect.view.database_id, effect.view.number, effect.view.to_bytes())
         self.events.on_view(effect.view, self.platform.wall_ms())
 
     def perform_write(self, effect: Write) -> None:
@@ -374,6 +376,12 @@ class Node:
         self._perform_halt(Halt(str(error)))
 
     # -- looking -----------------------------------------------------------------------------------------------------
+
+    def _on_holdings(self, request: Request) -> None:
+        try:
+            request.reply(tell(self))
+        except StorageError as error:
+            request.refuse(str(error))
 
     def _on_events(self, request: Request, after: object) -> None:
         if type(after) is not int:

@@ -176,7 +176,7 @@ def says(status: Mapping[str, Any]) -> str:
         return "waits for the database to be formed"
     if status["active"] == status["node"]:
         return (
-            "outside: the view names this node's former life as the active, whose memory is lost; unless a backup takes over, "
-            "`replicator init-database FILE --again` begins anew"
+            "outside: the view names this node's former life as the active, whose memory is lost; a backup that lives takes "
+            "over; if none does, `replicator recover FILE` says what is left"
         )
     return f"outside: asks {status['active']} to join"

@@ -31,9 +31,40 @@ ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 LOADED_AT_ONCE = 1_024
 
 
-def _kind(error: sqlite3.Error) -> type[StorageError]:
+def _look_at_log(path: Path) -> bytes | None:
+    """Look at a file's log before anything is trusted to it; return the packed position that the file holds, if any.
+
+    Read-only: a connection that may write forgets what lies behind a damaged place of the log when it
+    is closed, and the next start would find a whole file with acknowledged transactions gone.
+    """
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        is_made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()  # takes the log up
+        check_wal(path)
+        found = connection.execute("SELECT value FROM meta WHERE name = 'position'").fetchone() if is_made else None
+    finally:
+        connection.close()
+    return found[0] if found else None
+
+
+def read_position(path: Path) -> Position | None:
+    """Return where the rows of a file stand, without the rows; None if it holds none. Raises StorageError, CorruptRecord."""
+    if not path.exists():
+        return None
+    try:
+        found = _look_at_log(path)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise _unusable(path, error) from error
+    return Position.from_bytes(found) if found is not None else None
+
+
+def _kind(error: Exception) -> type[StorageError]:
     """Return what a failure of SQLite is: the disk's, which may pass, or damage."""
     return StorageUnavailable if isinstance(error, sqlite3.OperationalError) else CorruptRecord
+
+
+def _unusable(path: Path, error: Exception) -> StorageError:
+    return _kind(error)(f"{path} cannot be used: {error}")
 
 
 class SqliteStore:
@@ -47,18 +78,18 @@ class SqliteStore:
         self._tables[TRANSACTIONS] = "transactions"
         self._numbers = {name: index for index, name in self._tables.items()}
         try:
+            if path.exists():
+                _look_at_log(path)
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, cached_statements=512
             )
         except sqlite3.Error as error:
-            raise StorageUnavailable(f"{path} cannot be opened: {error}") from error
+            raise _unusable(path, error) from error
         try:
-            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the log up
-            check_wal(path)
             self._open(tables, database_id)
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise _kind(error)(f"{path} cannot be used: {error}") from error
+            raise _unusable(path, error) from error
         except BaseException:
             self._connection.close()
             raise
@@ -75,8 +106,8 @@ class SqliteStore:
         for name, value in wanted.items():
             if name in known and known[name] != value:
                 raise StorageError(
-                    f"{self.path} is of {name} {known[name]!r}, this node is of {value!r}; "
-                    "give it its own data folder, or remove this one to begin without data"
+                    f"{self.path} is of {name} {known[name]!r}, this node is of {value!r}: "
+                    "give this node its own data folder, or move this one away; it is left as it was"
                 )
         for name in self._tables.values():
             execute(

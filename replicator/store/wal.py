@@ -33,7 +33,8 @@ def check_wal(path: Path) -> None:
     if lost > CUT_OFF_MAX:
         raise CorruptRecord(
             f"{wal} is damaged: {lost} transactions behind its frame {valid} would be forgotten; "
-            "remove the data folder, so that the node returns from the others",
+            "the file is left as it is. If another node that is in sync runs, move the data folder away (do not delete "
+            "it), and the node returns from the others; if none runs, `replicator recover FILE` says what is left",
             file=str(wal),
         )
 

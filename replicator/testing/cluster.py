@@ -88,6 +88,7 @@ class Cluster(Generic[S]):
         self.nodes: dict[str, SimNode] = {}
         self.witness = Witness(self.nodes, self.recorder, record)
         self.recorder.on_note = self.witness.on_note
+        self.recorder.on_proposed = self.witness.on_proposed
         self.register = WatchedRegister({PARTITION: record.to_bytes()}, self.witness.on_change)
         self.disks = {name: Disk() for name in names}
         self.network.repeating = {*names, "arbiter"}
@@ -160,7 +161,8 @@ class Cluster(Generic[S]):
         """Start the arbiter; its record outlives it."""
         process, platform = self._process("arbiter")
         endpoints = {ARBITER_ID: arbiter_endpoints(self.register, is_silent=True)}
-        counted = {name: _counted(process, each) for name, each in endpoints[ARBITER_ID].items()}
+        self.arbiter_door = endpoints[ARBITER_ID]
+        counted = {name: _counted(process, each) for name, each in self.arbiter_door.items()}
         server = platform.server(process.loop, {ARBITER_ID: counted})
         names = platform.names(process.loop, "", 0, refresh_ms=self.config.timing.name_refresh_ms, connect_ms=0)
         names.register(f"replicator.{self.config.database.name}.arbiter", server.uri(ARBITER_ID))

@@ -47,6 +47,7 @@ KINDS = {
     "lying_disk": 2,
     "damage": 1,
     "quiet": 2,
+    "foreign_record": 1,
 }
 
 

@@ -11,6 +11,7 @@ from replicator.testing.planting import (
     ACTIVE,
     BACKUP,
     COUNCIL,
+    DOOR,
     EXECUTOR,
     FIFO,
     JOINING,
@@ -227,6 +228,13 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
             Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
         ),
+    ),
+    one(
+        "V14",
+        "the arbiter stores what no rule makes",
+        DOOR,
+        'problem = successor_problem(known, view) if known.number == base else ""',
+        'problem = ""',
     ),
     one(
         "P2",

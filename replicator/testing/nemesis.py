@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from replicator.core.state import Role
-from replicator.core.views import View
+from replicator.core.views import Member, View
+from replicator.errors import UsageError
+from replicator.node.links import PARTITION
 from replicator.store.memory import MemoryStore
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
@@ -25,8 +29,20 @@ SLOW_MS_MAX = 400
 #: While there is an echo: what part comes again, how much later, and how slow the arbiter is at most.
 ECHO_PART = 0.7
 ECHO_MS = 200
+#: A life of a member's that never was.
+STRANGER = Member("a", "00000000.stranger")
 #: How long a slow disk takes for a batch: microseconds, at least and at most. A fault that lasts longer may hold it as long.
 SLOW_WRITE_US = (20_000, 600_000)
+
+
+class _Unheard:
+    """A call whose answer nobody waits for."""
+
+    def reply(self, value: object, /, *, at_once: bool = False) -> None:
+        """Nothing."""
+
+    def refuse(self, message: str, /) -> None:
+        """Nothing."""
 
 
 class Nemesis:
@@ -292,6 +308,22 @@ class Nemesis:
             weather.repeat, weather.repeat_after_us = (0.0 if self.is_over else repeat), after_us
 
         self._later(fault, end)
+
+    def _foreign_record(self, fault: Fault) -> None:
+        """A mistaken or foreign process proposes a record that no rule makes of the present one."""
+        cluster = self.cluster
+        record = cluster.record
+        made = (
+            replace(record, number=record.number + 10**6),
+            replace(record, number=record.number + 1, ack="async" if record.ack != "async" else "applied"),
+            replace(record, number=record.number + 1, members=(*record.members, "stranger")),
+            replace(record, number=record.number + 1, active=None, in_sync=()),
+            replace(record, number=record.number + 1, active=STRANGER, in_sync=(STRANGER,)),
+        )[fault.for_ms % 5]
+        if cluster.processes["arbiter"].is_alive:
+            cluster.recorder.fault("foreign_record", view=made.number)
+            with suppress(UsageError):
+                cluster.arbiter_door["propose"](_Unheard(), PARTITION, record.number, made.to_bytes())
 
     def _names_away(self, fault: Fault) -> None:
         self.cluster.stop_name_server()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sqlite3
@@ -35,7 +36,7 @@ def test_the_first_record_is_read_back(config: Config) -> None:
 
 def test_a_second_first_record_is_refused_unless_asked_for_and_has_another_id(config: Config) -> None:
     first = init_database(config)
-    with pytest.raises(StorageError, match="--again"):
+    with pytest.raises(StorageError, match="initialised before"):
         init_database(config)
     with Register(config.arbiter_file) as register:
         assert View.from_bytes(register.read(PARTITION)) == first
@@ -71,17 +72,34 @@ def test_a_damaged_file_is_never_guessed_at(config: Config) -> None:
 
 def test_every_flipped_byte_of_the_record_is_found(config: Config) -> None:
     init_database(config)
-    with Register(config.arbiter_file) as register:
-        record = register.read(PARTITION)
-    for at in range(len(record)):
-        flipped = bytearray(record)
+    whole = config.arbiter_file.read_bytes()
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
         flipped[at] ^= 1
-        database = sqlite3.connect(config.arbiter_file)
-        with database:
-            database.execute("UPDATE register SET record = ?", (bytes(flipped),))
-        database.close()
-        with Register(config.arbiter_file) as register, pytest.raises(CorruptRecord):
-            register.read(PARTITION)
+        config.arbiter_file.write_bytes(flipped)
+        with pytest.raises(CorruptRecord):
+            Register(config.arbiter_file)
+        assert config.arbiter_file.read_bytes() == flipped, "what is damaged is left as it is"
+    for end in range(len(whole)):
+        config.arbiter_file.write_bytes(whole[:end])
+        with pytest.raises(StorageError):
+            Register(config.arbiter_file)
+
+
+def test_a_file_of_a_version_before_is_taken_over(config: Config) -> None:
+    """They kept the record in SQLite; a change that was not committed in it never was."""
+    first = init_database(config)
+    config.arbiter_file.unlink()
+    database = sqlite3.connect(config.arbiter_file, isolation_level=None)
+    database.execute("CREATE TABLE register (partition TEXT PRIMARY KEY, number INTEGER, record BLOB, digest BLOB)")
+    digest = hashlib.blake2b(first.to_bytes(), digest_size=16).digest()
+    database.execute("INSERT INTO register VALUES ('0', 0, ?, ?)", (first.to_bytes(), digest))
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("UPDATE register SET number = 1")
+    database.close()
+    for _ in range(2):
+        with Register(config.arbiter_file) as register:
+            assert View.from_bytes(register.read(PARTITION)) == first
 
 
 CLIMBER = """

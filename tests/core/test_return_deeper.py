@@ -220,7 +220,7 @@ def test_a_folder_of_another_life_does_not_open_the_database() -> None:
     again = world.restart(name, f"{name}3")
     world.settle(3_000)
     assert again.role is Role.OUTSIDE
-    assert again.replica.status()["because"] == "it does not hold the rows of the life that was in sync"
+    assert "it does not hold the rows of the life that was in sync" in str(again.replica.status()["because"])
     world.restart(other, f"{other}2")
     world.settle(3_000)
     level(world)
@@ -282,7 +282,7 @@ def test_v13_who_died_alone_before_it_was_safe_waits_for_all_that_were_in_sync_b
     if not is_backup_alive:
         world.settle(2_000)
         assert node.role is Role.OUTSIDE
-        assert node.replica.status()["because"] == f"waits for {backup.name}, in sync at the end, to come back"
+        assert f"waits for {backup.name}, in sync at the end, to come back" in str(node.replica.status()["because"])
         world.restart(backup.name, f"{backup.name}2")
     world.settle(2_000)
     level(world)

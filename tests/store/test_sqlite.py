@@ -149,8 +149,9 @@ def test_a_bit_lost_in_the_middle_of_the_log_is_found(tmp_path: Path, part: floa
     left = killed_with_a_log(tmp_path, 10)
     wal = left / "rows.sqlite-wal"
     flip(wal, 12 + int(wal.stat().st_size * part))
-    with pytest.raises(CorruptRecord, match="would be forgotten"):
-        store_at(left)
+    for _ in range(3):  # not only at the first start
+        with pytest.raises(CorruptRecord, match="would be forgotten"):
+            store_at(left)
 
 
 FULL_DISK = """

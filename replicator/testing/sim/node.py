@@ -37,6 +37,7 @@ class Disk:
     database_id: str = ""
     highest_view: int = 0
     starts: int = 0
+    record: bytes = b""
     fails: Callable[[], bool] = field(default=lambda: False)  # whether a write fails now
     store: MemoryStore = field(default_factory=MemoryStore)
     write_us: tuple[int, int] = WRITE_US  # how long a batch takes to become durable
@@ -51,13 +52,15 @@ class SimFolder(DataFolder):
         self._process = process
         disk.starts += 1
         self.database_id, self.highest_view, self.starts = disk.database_id, disk.highest_view, disk.starts
+        self.record = disk.record
 
-    def write(self, database_id: str, highest_view: int) -> None:
+    def write(self, database_id: str, highest_view: int, record: bytes = b"") -> None:
         """Store durably. Raises StorageError if the disk is broken."""
         if self._disk.fails():
             raise StorageError("the simulated disk cannot be written")
         self._disk.database_id, self._disk.highest_view = database_id, highest_view
-        self.database_id, self.highest_view = database_id, highest_view
+        self._disk.record = record or self._disk.record
+        self.database_id, self.highest_view, self.record = database_id, highest_view, self._disk.record
 
     @property
     def events_file(self) -> Path | None:
@@ -187,7 +190,7 @@ class SimNode(Node):
             self.recorder.executed(self.me, effect, outcome, state.digest, is_open=is_open)
 
     def _propose(self, effect: Propose) -> None:
-        self.recorder.proposals.append(effect.view)
+        self.recorder.proposed(effect.view)
         self.arbiter.propose(effect.base, effect.view, effect.asked)
 
     def _send(self, effect: Send, send: Callable[[Any], None], on_ack: Callable[[SimNode, ForwardAck], None]) -> None:

@@ -28,6 +28,7 @@ class Recorder(CallBook):
         self.skew_ms_max = 0  # what any wall clock has ever been ahead
         self._catchups: Counter[Member] = Counter()
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
+        self.on_proposed: Callable[[View], None] = lambda view: None
 
     def say(self, who: str, event: str, facts: Mapping[str, object]) -> None:
         """Take a line of the transcript."""
@@ -38,6 +39,11 @@ class Recorder(CallBook):
         """Take a fault that was done."""
         self.faults[event] += 1
         self.say("*", event, facts)
+
+    def proposed(self, view: View) -> None:
+        """Take a record that a node asks the arbiter for."""
+        self.proposals.append(view)
+        self.on_proposed(view)
 
     def note(self, me: Member, event: str, facts: Mapping[str, Any]) -> None:
         """Take a Note of a node."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from replicator.core.frames import ForwardAck
 from replicator.core.messages import Answer, Facts, Level, Status
-from replicator.core.views import View
+from replicator.core.views import View, successor_problem
 from replicator.testing.arbiter import MemoryRegister
 from replicator.testing.sim.node import SimNode
 from replicator.testing.sim.recorder import Recorder
@@ -47,7 +47,10 @@ class Witness:
         self._recorder.say("witness", rule, {"sees": text})
 
     def on_change(self, view: View) -> None:
-        """The record has changed: whoever is in sync now holds all that was ever released."""
+        """The record has changed: by a rule, and whoever is in sync now holds all that was ever released."""
+        problem = successor_problem(self.record, view)
+        if problem:
+            self._tell("V14", f"the arbiter stored view {view.number} after {self.record.number}: {problem}")
         self.record = view
         for node in self._living(view):
             replica = node.replica
@@ -64,6 +67,13 @@ class Witness:
                     f"view {view.number} has {state.me.name} in sync, which holds {state.fifo.last_seq} of the "
                     f"{self.released_seq} entries released",
                 )
+
+    def on_proposed(self, view: View) -> None:
+        """A node asks for a record: by a rule, whatever the arbiter says of it."""
+        if view.number == self.record.number + 1:
+            problem = successor_problem(self.record, view)
+            if problem:
+                self._tell("V14", f"view {view.number} is proposed and follows from no rule: {problem}")
 
     def on_release(self, node: SimNode, answer: Answer) -> None:
         """A reply leaves: all that the record calls in sync hold it, and, at level applied, those of the view have done it."""
