@@ -92,7 +92,7 @@ class Active:
                 arguments = spec.arguments_from_plain(plain)
                 state.effects.append(ExecuteRead(token, txn_id, spec, arguments, False))
                 return
-            verdict = state.transactions.judge(message, txn_id, msg_no, spec.name, state.clock_ms)
+            verdict = state.transactions.judge(message, txn_id, msg_no, spec.name, state.clocks.time_ms)
             if verdict is Verdict.REPEAT:
                 self._repeat(token, txn_id, level)
                 return
@@ -129,7 +129,7 @@ class Active:
             if len(transactions.open) >= rules.open_txns_max:
                 return "open_txns_max"
             if transactions.remembered_count >= rules.remembered_replies_max and not transactions.can_prune(
-                state.clock_ms
+                state.clocks.age_ms
             ):
                 return "remembered_replies_max"
             if state.database.row_count >= rules.rows_max:
@@ -142,16 +142,17 @@ class Active:
         """Give a message its control header and its place, and have it executed."""
         state = self.state
         assert state.view is not None
-        if state.clock_ms > state.header_ms:
-            state.header_ms = state.clock_ms
+        clocks = state.clocks
+        clocks.stamp(state.view.number)
         entry = Entry(
             state.view.number,
             state.fifo.last_seq + 1,
-            state.header_ms,
+            clocks.header_ms,
             state.random.getrandbits(62),
             state.fingerprint,
             kind,
             message,
+            age_ms=clocks.header_age_ms,
         )
         state.fifo.append(entry)
         state.effects.append(Execute(entry))
@@ -163,7 +164,7 @@ class Active:
         if not state.is_serving:
             return
         for _ in range(DEADLINES_PER_TICK_MAX):
-            transaction = state.transactions.due(state.clock_ms)
+            transaction = state.transactions.due(state.clocks.age_ms)
             if transaction is None:
                 return
             assert transaction.expectation is not None
@@ -318,6 +319,8 @@ class Active:
             self.round,
             int(want),
             self.floor,
+            state.clocks.line_ms,
+            state.clocks.age_ms,
         )
         state.send(peer.member.name, frame)
 
@@ -353,6 +356,8 @@ class Active:
             return ack.problem
         if not peer.is_adopted or ack.received > state.fifo.last_seq:
             return ""
+        if not peer.is_joining:
+            state.clocks.heard(ack.sender.name, ack.wall_ms)
         peer.acked_round = max(peer.acked_round, ack.round)
         if ack.problem == "gap":
             self.on_silence(peer)

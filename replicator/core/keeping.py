@@ -118,8 +118,7 @@ class Keeper:
         state, position = self.state, restored.position
         state.transactions.arrange()
         state.transactions.watermark_ms = position.watermark_ms
-        state.header_ms = position.header_ms
-        state.clock_ms = max(state.clock_ms, position.header_ms)
+        state.clocks.restart(position.header_ms, position.age_ms)
         state.fifo.restart(position.seq, position.view)
         lives = (state.me.incarnation, *position.lives)
         if len(lives) > LIVES_MAX:  # from the middle: the oldest are those that were in sync

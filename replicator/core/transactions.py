@@ -1,10 +1,10 @@
 """Own the open transactions (TSD, expectations, deadlines) and the remembered replies: the duplicate filter (P2, P5).
 
 Replicated state: every node changes it only by `record`, at the same entry, in the same way. A transaction remembers
-its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned by the
-control header's time, never by a clock: after `retain_ms`, or after `retain_min_ms` once there are `remembered_max`;
-ids made at or before the newest pruned one are refused, never run again. Named ones have no time in their ids, so nothing
-would refuse them afterwards: they stay for `retain_named_ms`.
+its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned, and deadlines
+pass, by the passed time that entries carry (`age_ms`), never by a wall clock (V19): after `retain_ms`, or after
+`retain_min_ms` once there are `remembered_max`; ids made at or before the newest pruned one are refused, never run again.
+Named ones have no time in their ids, so nothing would refuse them afterwards: they stay for `retain_named_ms`.
 
 Invariants (`check`): a transaction is open or finished, never both; the digest is the sum over all of them.
 """
@@ -46,7 +46,10 @@ _TIME_MIX = 0xC2B2AE3D27D4EB4F
 
 
 class Transaction:
-    """One transaction: its last message and reply, and, while open, its TSD and what it expects."""
+    """One transaction: its last message and reply, and, while open, its TSD and what it expects.
+
+    `deadline_ms` and `ended_ms` are passed times (`Entry.age_ms`).
+    """
 
     __slots__ = (
         "body",
@@ -159,7 +162,7 @@ class Transactions:
         self.digest = 0
         self.pruned: list[bytes] = []  # forgotten by the last `record`
         self._deadlines: list[tuple[int, bytes, int]] = []
-        self._prune_ms = 0  # before this header time there is nothing to prune
+        self._prune_ms = 0  # before this passed time there is nothing to prune
 
     @property
     def remembered_count(self) -> int:
@@ -207,7 +210,8 @@ class Transactions:
             return UnknownTransaction(f"no transaction {txn_id.hex()} is open here; begin with message 1")
         if made_ms > now_ms + self.rules.max_skew_ms:
             return BadArguments(
-                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future: set the caller's clock"
+                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future of this database: set the caller's "
+                "clock; if that one is right, see `replicator clock`"
             )
         return Verdict.NEW
 
@@ -230,16 +234,16 @@ class Transactions:
             transaction.body = body
             transaction.checksum = zlib.crc32(entry.message)
         # The same outcome at the same seq of another view is another transaction: it is pruned at another time.
-        transaction.hash = (int.from_bytes(outcome.digest, "big") + entry.time_ms * _TIME_MIX) & DIGEST_MASK
+        transaction.hash = (int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX) & DIGEST_MASK
         self.digest = (self.digest + transaction.hash) & DIGEST_MASK
         if not outcome.is_kept:
             self._set_expectation(transaction, entry, outcome)
         if transaction.expectation is not None:
             self.open[txn_id] = transaction
         else:
-            self._finish(transaction, entry.time_ms)
-        if entry.time_ms > self._prune_ms or len(self.finished) + len(self.named) > self.rules.remembered_max:
-            self._prune(entry.time_ms)
+            self._finish(transaction, entry.age_ms)
+        if entry.age_ms > self._prune_ms or len(self.finished) + len(self.named) > self.rules.remembered_max:
+            self._prune(entry.age_ms)
         return known is not None
 
     def _set_expectation(self, transaction: Transaction, entry: Entry, outcome: OutcomeState) -> None:
@@ -247,25 +251,25 @@ class Transactions:
         transaction.tsd = outcome.tsd if outcome.expectation else b""
         if outcome.expectation is not None:
             transaction.expect_no += 1
-            transaction.deadline_ms = entry.time_ms + outcome.expectation.within_ms
+            transaction.deadline_ms = entry.age_ms + outcome.expectation.within_ms
             deadlines = self._deadlines
             if len(deadlines) > OVER_DEADLINES_MIN + 2 * len(self.open):
                 self._deadlines = deadlines = [each for each in deadlines if self.is_waiting(each[1], each[2])]
                 heapq.heapify(deadlines)
             heapq.heappush(deadlines, (transaction.deadline_ms, transaction.txn_id, transaction.expect_no))
 
-    def _finish(self, transaction: Transaction, time_ms: int) -> None:
-        transaction.ended_ms = time_ms
+    def _finish(self, transaction: Transaction, age_ms: int) -> None:
+        transaction.ended_ms = age_ms
         kept = self.named if transaction.txn_id.startswith(NAMED_PREFIX) else self.finished
         kept[transaction.txn_id] = transaction
 
-    def _prune(self, time_ms: int) -> None:
+    def _prune(self, age_ms: int) -> None:
         """Forget what is due, some with each entry: a million at once would stop the node.
 
         Those that ended in one millisecond go together, as their order may differ between nodes after a catch-up.
         """
         rules = self.rules
-        due_ms = time_ms + min(rules.retain_ms, rules.retain_named_ms)
+        due_ms = age_ms + min(rules.retain_ms, rules.retain_named_ms)
         for kept, long_ms, short_ms in (
             (self.finished, rules.retain_ms, rules.retain_min_ms),
             (self.named, rules.retain_named_ms, rules.retain_named_ms),
@@ -275,11 +279,11 @@ class Transactions:
                 oldest = next(iter(kept.values()))
                 if oldest.ended_ms != last_ms:
                     retain_ms = short_ms if self.remembered_count > rules.remembered_max else long_ms
-                    if oldest.ended_ms + retain_ms >= time_ms:
+                    if oldest.ended_ms + retain_ms >= age_ms:
                         due_ms = min(due_ms, oldest.ended_ms + retain_ms)
                         break
                     if count >= PRUNED_PER_ENTRY:
-                        due_ms = time_ms - 1  # the next entry goes on, even one of this very time
+                        due_ms = age_ms - 1  # the next entry goes on, even one of this very time
                         break
                 count, last_ms = count + 1, oldest.ended_ms
                 del kept[oldest.txn_id]
@@ -288,16 +292,16 @@ class Transactions:
                 self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
         self._prune_ms = due_ms
 
-    def can_prune(self, time_ms: int) -> bool:
-        """Whether one entry more, of this header time, would forget at least one reply of a full table. O(1)."""
+    def can_prune(self, age_ms: int) -> bool:
+        """Whether one entry more, of this passed time, would forget at least one reply of a full table. O(1)."""
         for kept, retain_ms in ((self.finished, self.rules.retain_min_ms), (self.named, self.rules.retain_named_ms)):
-            if kept and next(iter(kept.values())).ended_ms + retain_ms < time_ms:
+            if kept and next(iter(kept.values())).ended_ms + retain_ms < age_ms:
                 return True
         return False
 
-    def due(self, now_ms: int) -> Transaction | None:
+    def due(self, age_ms: int) -> Transaction | None:
         """Return an open transaction whose deadline has passed, each expectation once; None if there is none."""
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
+        while self._deadlines and self._deadlines[0][0] <= age_ms:
             _, txn_id, expect_no = heapq.heappop(self._deadlines)
             if self.is_waiting(txn_id, expect_no):
                 return self.open[txn_id]
@@ -305,7 +309,7 @@ class Transactions:
 
     @property
     def next_deadline_ms(self) -> int | None:
-        """When the earliest listed deadline passes (it may be over already); None without one."""
+        """At which passed time the earliest listed deadline passes (it may be over already); None without one."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def rearm(self) -> None:

@@ -10,6 +10,7 @@ from replicator.testing.mutants_return import RETURN_MUTANTS
 from replicator.testing.planting import (
     ACTIVE,
     BACKUP,
+    CLOCKS,
     COUNCIL,
     EXECUTOR,
     FIFO,
@@ -275,8 +276,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "P3",
         "a seq is used again",
         ACTIVE,
-        "            state.fifo.last_seq + 1,\n            state.header_ms,",
-        "            state.fifo.last_seq + 1 - (state.fifo.last_seq % 7 == 6),\n            state.header_ms,",
+        "            state.fifo.last_seq + 1,\n            clocks.header_ms,",
+        "            state.fifo.last_seq + 1 - (state.fifo.last_seq % 7 == 6),\n            clocks.header_ms,",
     ),
     one(
         "P5",
@@ -309,10 +310,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     one(
         "P5",
-        "deadlines stand still after the clock ran back",
-        STATE,
-        "self.clock_ms = max(now_ms, self.clock_ms + passed_ms)",
-        "self.clock_ms = max(now_ms, self.clock_ms)",
+        "deadlines stand still in a node that was promoted",
+        CLOCKS,
+        "        self.age_ms += passed_ms\n",
+        "        self.age_ms += passed_ms if self._view < 3 else 0\n",
     ),
     one(
         "J1",

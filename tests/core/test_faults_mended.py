@@ -308,6 +308,7 @@ def test_a_read_behind_a_deadline_does_not_wait_for_a_heartbeat() -> None:
     name = world.active.name
     assert world.call(name, "t", 1, "begin", owner="x")[0] is DONE
     world.now_ms += 20_000
+    world.elapsed_ms += 20_000
     for node in world.nodes.values():
         node.give(Tick(world.now_ms, world.elapsed_ms))
         node.give(TurnEnded())
