@@ -239,6 +239,7 @@ class Replica:
             "fifo": state.fifo.last_seq - state.fifo.base_seq,
             "open": len(state.transactions.open),
             "remembered": state.transactions.remembered_count,
+            "remembered_named": len(state.transactions.named),
             "rows": state.database.row_count,
             "digest": f"{state.digest:016x}",
             "written": state.written_seq,

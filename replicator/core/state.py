@@ -63,6 +63,7 @@ class Rules:
     tsd_bytes_max: int = 65_536
     open_txns_max: int = 100_000
     remembered_replies_max: int = 1_000_000
+    remembered_named_max: int = 500_000
     deadline_ms_max: int = 86_400_000
     rows_max: int = 10_000_000
     clt_keys_max: int = 500_000

@@ -14,12 +14,14 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import permutations
 from typing import NamedTuple
 
 from replicator.context import Expectation
-from replicator.core.messages import NAMED_PREFIX, Entry, Kind, created_ms
+from replicator.core.messages import MESSAGE_HEAD, NAMED_PREFIX, TXN_ID_BYTES, Entry, Kind, created_ms, split_message
 from replicator.core.persistence import checked, unchecked
 from replicator.errors import (
     BadArguments,
@@ -41,6 +43,8 @@ PRUNED_PER_ENTRY = 64
 #: Deadlines of expectations that are over leave the list when there are this many, and more than half of it. It
 #: takes 1 ms, with 20,000 transactions open 6 ms.
 OVER_DEADLINES_MIN = 10_000
+#: All orders of so many arguments are tried, when a repeat does not have the bytes of the first.
+ARGUMENTS_PERMUTED_MAX = 5
 #: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.
 _TIME_MIX = 0xC2B2AE3D27D4EB4F
 
@@ -178,7 +182,19 @@ class Transactions:
         transaction = self.open.get(txn_id)
         return transaction is not None and transaction.expect_no == expect_no
 
-    def judge(self, message: bytes, txn_id: bytes, msg_no: int, handler: str, now_ms: int) -> Verdict | ReplicatorError:
+    def is_repeat(self, message: bytes) -> bool:
+        """Whether these are the very bytes of a transaction's last message. O(bytes) if its id is known, else O(1)."""
+        transaction = self.find(message[:TXN_ID_BYTES])
+        return (
+            transaction is not None
+            and len(message) >= MESSAGE_HEAD.size
+            and MESSAGE_HEAD.unpack_from(message)[1] == transaction.msg_no
+            and transaction.checksum == zlib.crc32(message)
+        )
+
+    def judge(
+        self, message: bytes, txn_id: bytes, msg_no: int, handler: object, now_ms: int
+    ) -> Verdict | ReplicatorError:
         """Say what this message is; an error means a refusal that depends on the present state. O(1)."""
         transaction = self.open.get(txn_id) or self.finished.get(txn_id) or self.named.get(txn_id)
         if transaction is None:
@@ -188,7 +204,7 @@ class Transactions:
             return Verdict.NEXT
         shown = txn_id.hex()
         if msg_no == last:
-            if transaction.checksum != zlib.crc32(message):
+            if transaction.checksum not in checksums(message):
                 return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
             return Verdict.REPEAT
         if msg_no < last:
@@ -242,7 +258,7 @@ class Transactions:
             self.open[txn_id] = transaction
         else:
             self._finish(transaction, entry.age_ms)
-        if entry.age_ms > self._prune_ms or len(self.finished) + len(self.named) > self.rules.remembered_max:
+        if entry.age_ms > self._prune_ms or len(self.finished) > self.rules.remembered_max:
             self._prune(entry.age_ms)
         return known is not None
 
@@ -278,7 +294,7 @@ class Transactions:
             while kept:
                 oldest = next(iter(kept.values()))
                 if oldest.ended_ms != last_ms:
-                    retain_ms = short_ms if self.remembered_count > rules.remembered_max else long_ms
+                    retain_ms = short_ms if len(self.finished) > rules.remembered_max else long_ms
                     if oldest.ended_ms + retain_ms >= age_ms:
                         due_ms = min(due_ms, oldest.ended_ms + retain_ms)
                         break
@@ -292,12 +308,16 @@ class Transactions:
                 self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
         self._prune_ms = due_ms
 
-    def can_prune(self, age_ms: int) -> bool:
-        """Whether one entry more, of this passed time, would forget at least one reply of a full table. O(1)."""
-        for kept, retain_ms in ((self.finished, self.rules.retain_min_ms), (self.named, self.rules.retain_named_ms)):
-            if kept and next(iter(kept.values())).ended_ms + retain_ms < age_ms:
-                return True
-        return False
+    def has_room(self, txn_id: bytes, age_ms: int, named_max: int) -> bool:
+        """Whether one more of its kind may be remembered: the table is not full, or its oldest is due now. O(1).
+
+        Named ones have a table and a bound (*named_max*) of their own, so that they fill nobody else's.
+        """
+        if txn_id.startswith(NAMED_PREFIX):
+            kept, count_max, retain_ms = self.named, named_max, self.rules.retain_named_ms
+        else:
+            kept, count_max, retain_ms = self.finished, self.rules.remembered_max, self.rules.retain_min_ms
+        return len(kept) < count_max or next(iter(kept.values())).ended_ms + retain_ms < age_ms
 
     def due(self, age_ms: int) -> Transaction | None:
         """Return an open transaction whose deadline has passed, each expectation once; None if there is none."""
@@ -362,6 +382,32 @@ class Transactions:
         assert sum(each.hash for each in everything) & DIGEST_MASK == self.digest, "digest of the transactions"
         assert all(each.is_open for each in self.open.values())
         assert not any(each.is_open for each in self.finished.values())
+
+
+def checksums(message: bytes) -> Iterator[int]:
+    """Return the checksums of all messages of equal value: arguments have names, and no order (U5).
+
+    A stock proxy of a language with unordered maps may send a repeat with its arguments in another order than the first
+    time. Only the first checksum is remembered, so all orders are tried, up to `ARGUMENTS_PERMUTED_MAX` arguments (120 orders,
+    some 0.1 ms); with more, only that by name, in which `invoke` packs.
+    """
+    yield zlib.crc32(message)
+    try:
+        _, _, name, arguments = split_message(message)
+    except UsageError:
+        return
+    if type(arguments) is not dict:
+        return
+    pairs = [pack_wire(key) + pack_wire(value) for key, value in sorted(arguments.items(), key=_name_of)]
+    body = pack_wire([name, arguments])
+    before = message[: MESSAGE_HEAD.size] + body[: len(body) - sum(map(len, pairs))]
+    head = zlib.crc32(before)
+    for order in permutations(pairs) if len(pairs) <= ARGUMENTS_PERMUTED_MAX else (tuple(pairs),):
+        yield zlib.crc32(b"".join(order), head)
+
+
+def _name_of(item: tuple[object, object]) -> str:
+    return str(item[0])
 
 
 class OutcomeState(NamedTuple):

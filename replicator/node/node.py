@@ -91,6 +91,7 @@ def rules_of(config: Config) -> Rules:
         tsd_bytes_max=limits.tsd_bytes_max,
         open_txns_max=limits.open_txns_max,
         remembered_replies_max=limits.remembered_replies_max,
+        remembered_named_max=limits.remembered_named_max,
         deadline_ms_max=limits.deadline_ms_max,
         rows_max=limits.rows_max,
         clt_keys_max=limits.clt_keys_max,
@@ -384,7 +385,7 @@ class Node:
             return {
                 "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
                 "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
-                "mismatch": False, "fifo": 0, "remembered": 0, "rows": 0, "opened": False, "members": [],
+                "mismatch": False, "fifo": 0, "remembered": 0, "remembered_named": 0, "rows": 0, "opened": False, "members": [],
                 "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
             }  # fmt: skip
         status = self.replica.status()

@@ -122,8 +122,10 @@ def test_a_full_table_forgets_the_oldest_but_none_before_its_time() -> None:
     assert node.transactions.remembered_count == 1_000
     node = full_node(200)
     assert not node.finish(BEGIN_MS + 300)  # the oldest is 300 ms old, and not older
-    assert not node.transactions.can_prune(BEGIN_MS + 300)
-    assert node.transactions.can_prune(BEGIN_MS + 301)
+    young, named = new_txn_id(BEGIN_MS, bytes(10)), named_txn_id("order")
+    assert not node.transactions.has_room(young, BEGIN_MS + 300, 1)
+    assert node.transactions.has_room(young, BEGIN_MS + 301, 1)
+    assert node.transactions.has_room(named, BEGIN_MS + 300, 1), "they have a table of their own"
     assert len(node.finish(BEGIN_MS + 301)) == 1  # the oldest; the others are younger than 300 ms
     assert len(node.finish(BEGIN_MS + 9_000)) == 2  # down to the limit and not below
     assert node.transactions.remembered_count == 200
@@ -149,7 +151,9 @@ def test_named_transactions_are_not_forgotten_for_want_of_room() -> None:
         entry = Entry(1, node.seq, BEGIN_MS, 0, b"", int(Kind.MESSAGE), message, age_ms=BEGIN_MS + number)
         node.transactions.record(entry, 0, b"", OutcomeState(bytes(8), False, None, b""))
     assert not node.finish(BEGIN_MS + 4_000)
-    assert not node.transactions.can_prune(BEGIN_MS + 4_300)
+    assert not node.transactions.has_room(named_txn_id("one more"), BEGIN_MS + 5_000, 5)
+    assert node.transactions.has_room(named_txn_id("one more"), BEGIN_MS + 5_001, 5)
+    assert node.transactions.has_room(named_txn_id("one more"), BEGIN_MS + 4_000, 6)
     assert len(node.transactions.named) == 5
 
 
