@@ -309,6 +309,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     one(
+        "V19",
+        "passed time is read off the wall clock",
+        ACTIVE,
+        "age_ms=clocks.header_age_ms",
+        "age_ms=max(clocks.header_age_ms, clocks.wall_ms)",
+    ),
+    one(
+        "V19",
+        "a wall clock is believed however far ahead it is",
+        CLOCKS,
+        "        limit_ms = self.line_ms + self.max_skew_ms\n        self.ahead",
+        "        limit_ms = max(self.line_ms, self.wall_ms)\n        self.ahead",
+    ),
+    one(
+        "V19",
+        "a promoted node begins from its own clock",
+        CLOCKS,
+        "            self.line_ms = line_ms\n            self.age_ms = max(age_ms, self.header_age_ms)\n",
+        "            self.line_ms = self.wall_ms\n            self.age_ms = max(age_ms, self.wall_ms)\n",
+    ),
+    one(
         "P5",
         "deadlines stand still in a node that was promoted",
         CLOCKS,
