@@ -257,6 +257,7 @@ class Replica:
             "rolled_back": returned.rolled_back,
             "safe": view is not None and view.safe,
             "time_ms": state.clocks.time_ms,
+            "wall_ms": state.clocks.wall_ms,
             "age_ms": state.clocks.age_ms,
             "clock_ahead_ms": state.clocks.ahead_ms,
             "proposed_ms": self.council.proposed_ms_ago,

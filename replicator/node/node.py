@@ -20,6 +20,7 @@ from loguru import logger
 from replicator.config import Config
 from replicator.core.effects import (
     ArbiterLost,
+    ClockConfirmed,
     Connect,
     Execute,
     ExecuteRead,
@@ -173,6 +174,7 @@ class Node:
                 "replicator.operator": {
                     "status": lambda request: request.reply(self.status()),
                     "events": self._on_events,
+                    "confirm_clock": self._on_confirm_clock,
                 },
             },
             host=own.host,
@@ -373,6 +375,12 @@ class Node:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
+    def _on_confirm_clock(self, request: Request) -> None:
+        """A person says that this machine's clock is right (V19)."""
+        self._stepper.tick()
+        self.give(ClockConfirmed())
+        request.reply(self.status())
+
     def _on_events(self, request: Request, after: object) -> None:
         if type(after) is not int:
             request.refuse("events takes (after: whole number)")
@@ -385,7 +393,8 @@ class Node:
             return {
                 "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
                 "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
-                "mismatch": False, "fifo": 0, "remembered": 0, "remembered_named": 0, "rows": 0, "opened": False, "members": [],
+                "mismatch": False, "fifo": 0, "remembered": 0, "remembered_named": 0, "rows": 0, "opened": False,
+                "members": [], "time_ms": 0, "wall_ms": 0, "clock_ahead_ms": 0,
                 "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
             }  # fmt: skip
         status = self.replica.status()

@@ -169,6 +169,9 @@ class Platform(Protocol):
         """Return *count* random bytes."""
 
 
+_ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class System:
     """The machine this runs on."""
 
@@ -185,8 +188,8 @@ class System:
 
     @staticmethod
     def elapsed_ms() -> int:
-        """A monotonic clock."""
-        return time.monotonic_ns() // 1_000_000
+        """A monotonic clock, which goes on while the machine sleeps, where there is one: that time has passed, too (V19)."""
+        return time.clock_gettime_ns(_ELAPSED) // 1_000_000
 
 
 SYSTEM: Platform = System()
