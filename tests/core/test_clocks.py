@@ -8,7 +8,8 @@ import pytest
 
 from replicator.core.clocks import Clocks
 from replicator.core.effects import ClockConfirmed, LinkLost, Submitted, TurnEnded
-from replicator.core.messages import Status, encode_message, new_txn_id
+from replicator.core.keeping import AGE_LOST_MS
+from replicator.core.messages import Level, Status, encode_message, named_txn_id, new_txn_id
 from replicator.core.persistence import POSITION_FORMAT, Position, checked, unchecked
 from replicator.errors import CorruptRecord
 from replicator.values import pack_wire, unpack_wire
@@ -228,6 +229,20 @@ def test_v19_deadlines_do_not_fire_at_once_when_clocks_jump(who: str) -> None:
     assert len(world.active.replica.state.transactions.open) == 20
     world.settle(20_000)
     assert not world.active.replica.state.transactions.open
+
+
+def test_v19_a_database_that_only_waits_writes_down_what_has_passed() -> None:
+    """All its nodes may be restarted every night: a deadline of some hours still comes."""
+    world = World(Bank, is_durable=True, ack=Level.DURABLE, deadline_ms_max=10 * DAY_MS)
+    assert world.call(world.active.name, "t", 1, "begin", owner="x")[0] is DONE
+    state = world.active.replica.state
+    state.transactions.open[named_txn_id("t")].deadline_ms += 600_000
+    state.transactions.rearm()
+    world.settle(200_000)
+    for disk in world.disks.values():
+        restored = disk.load()
+        assert restored is not None
+        assert state.clocks.age_ms - restored.position.age_ms <= AGE_LOST_MS + 50
 
 
 # -- formats ---------------------------------------------------------------------------------------------------------------
