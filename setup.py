@@ -21,6 +21,7 @@ COMPILED = (
             "active",
             "backup",
             "changes",
+            "clocks",
             "council",
             "effects",
             "executor",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from replicator.cli_clock import run_clock
 from replicator.cli_common import exit_on_error, setup_logging, version_line
 from replicator.cli_difference import add_arguments, run_difference
 from replicator.cli_events import run_events
@@ -102,6 +103,7 @@ def add_tools(add: Add) -> None:
             "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
         )
     add_difference(add)
+    add_clock(add)
     add(
         "config",
         "print the configuration in force",
@@ -156,6 +158,20 @@ def add_recovery(add: Add) -> None:
     add_recovery_arguments(recover, failover)
 
 
+def add_clock(add: Add) -> None:
+    """Describe the command for clocks."""
+    clock = add(
+        "clock",
+        "show the active's clock, or have it believed",
+        "Show how the clock of the active stands to the database's time. A clock that is further ahead than time can have\n"
+        "passed is ignored, unless another node's clock says the same, until a person has looked at it.\n\n"
+        "  replicator clock prepaid.toml a\n  replicator clock prepaid.toml a --confirm\n\n"
+        "Exit status 0 if the clock is believed, else 1.",
+    )
+    clock.add_argument("name", metavar="NODE", help="the active node")
+    clock.add_argument("--confirm", action="store_true", help="this clock is right: the database's time jumps to it")
+
+
 def add_difference(add: Add) -> None:
     """Describe the command for difference files."""
     add_arguments(
@@ -205,6 +221,8 @@ def run(arguments: argparse.Namespace) -> int:
         return run_status(config, watch=arguments.watch, output=arguments.output)
     if command == "events":
         return run_events(config, follow=arguments.follow, output=arguments.output)
+    if command == "clock":
+        return run_clock(config, arguments.name, confirm=arguments.confirm)
     if command == "difference":
         return run_difference(config, arguments)
     if command == "recover":

@@ -88,10 +88,12 @@ class TimingConfig:
     suspect_ms: int = _key(1_000, "ms of silence after which another node is taken for dead")
     connect_ms: int = _key(500, "ms that making a connection may take")
     call_timeout_ms: int = _key(10_000, "ms a client waits for a reply before it says OutcomeUnknown")
-    retain_ms: int = _key(600_000, "ms of header time for which a finished transaction's reply is remembered")
+    retain_ms: int = _key(600_000, "ms of passed time for which a finished transaction's reply is remembered")
     retain_min_ms: int = _key(120_000, "ms it is remembered even when remembered_replies_max are")
     retain_named_ms: int = _key(86_400_000, "ms for transactions whose id the caller chose, full or not")
-    max_skew_ms: int = _key(60_000, "ms a caller's clock may be ahead of the active's")
+    max_skew_ms: int = _key(
+        60_000, "ms a caller's clock may be ahead of the database's time, and that time of what has passed"
+    )
     name_refresh_ms: int = _key(2_000, "ms between registrations at the name server, which may have forgotten them")
 
 
@@ -114,6 +116,10 @@ class LimitsConfig:
     remembered_replies_max: int = _key(
         1_000_000,
         "remembered replies (about 500 bytes each); above: the oldest are forgotten after retain_min_ms, else Overloaded",
+    )
+    remembered_named_max: int = _key(
+        500_000,
+        "remembered replies of transactions whose id the caller chose, beside those; above: new ones of these are Overloaded",
     )
     deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
     connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")

@@ -185,6 +185,12 @@ def handler_of(service_class: type[Service[Any]], name: object) -> HandlerSpec:
     return spec
 
 
+def is_readonly(service_class: type[Service[Any]], name: object) -> bool:
+    """Whether *name* is a readonly handler of this version of the service."""
+    spec = service_class._handlers.get(name) if isinstance(name, str) else None
+    return spec is not None and spec.readonly
+
+
 def make_client(service_class: type[S], invoker: Invoker) -> S:
     """Make an object that claims to be the service and sends each call through *invoker*."""
     client = object.__new__(service_class)

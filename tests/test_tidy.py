@@ -37,6 +37,7 @@ LAYERS = (
     (
         "replicator.cli_common",
         "replicator.cli_status",
+        "replicator.cli_clock",
         "replicator.cli_events",
         "replicator.cli_difference",
         "replicator.cli_recover",

@@ -17,13 +17,25 @@ from typing import NoReturn
 
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.frames import Forward, ForwardAck
-from replicator.core.messages import MESSAGE_HEAD, PROBE, Answer, Entry, Facts, Kind, Level, Status, split_message
+from replicator.core.messages import (
+    MESSAGE_HEAD,
+    NAMED_PREFIX,
+    PROBE,
+    TXN_ID_BYTES,
+    Answer,
+    Entry,
+    Facts,
+    Kind,
+    Level,
+    Status,
+    split_message,
+)
 from replicator.core.peers import Barrier, Peer
 from replicator.core.state import Role, State
 from replicator.core.transactions import Verdict
 from replicator.core.views import Member, View
 from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
-from replicator.service import handler_of
+from replicator.service import handler_of, is_readonly
 from replicator.values import new_tuple, pack_wire
 
 #: What is executed leaves at the end of the turn, while so many forwards are under way at most; then it gathers.
@@ -72,41 +84,48 @@ class Active:
     # -- admission ---------------------------------------------------------------------------------------------------
 
     def on_submitted(self, submitted: Submitted) -> None:
-        """Admit a client's message, answer its repeat, or refuse it."""
+        """Admit a client's message, answer its repeat, or refuse it.
+
+        A repeat is known by its id and bytes before anything else is made of them: whatever the present version and its
+        limits say of the message, it took effect, and its caller gets the reply (U5).
+        """
         state = self.state
         token = submitted.token
         if not state.is_serving:
             self.answer_not_active(token)
             return
+        message = submitted.message
+        if state.transactions.is_repeat(message):
+            self._repeat(submitted, message[:TXN_ID_BYTES])
+            return
         try:
             level = self._levels.get(submitted.level) or self._refuse_level(submitted.level)
-            if len(submitted.message) > state.rules.message_bytes_max:
+            if len(message) > state.rules.message_bytes_max:
                 raise MessageTooLarge(
-                    f"a message of {len(submitted.message)} bytes is above message_bytes_max = "
-                    f"{state.rules.message_bytes_max}"
+                    f"a message of {len(message)} bytes is above message_bytes_max = {state.rules.message_bytes_max}"
                 )
-            message = submitted.message
             txn_id, msg_no, name, plain = split_message(message)
             if name == PROBE:
                 self._hold(token, Status.DONE, NOTHING, state.fifo.executed_seq)
                 return
-            spec = handler_of(state.service_class, name)
-            if spec.readonly:
+            if is_readonly(state.service_class, name):
+                spec = handler_of(state.service_class, name)
                 arguments = spec.arguments_from_plain(plain)
                 state.effects.append(ExecuteRead(token, txn_id, spec, arguments, False))
                 return
-            verdict = state.transactions.judge(message, txn_id, msg_no, spec.name, state.clock_ms)
+            verdict = state.transactions.judge(message, txn_id, msg_no, name, state.clocks.time_ms)
             if verdict is Verdict.REPEAT:
-                self._repeat(token, txn_id, level)
+                self._repeat(submitted, txn_id)
                 return
             if isinstance(verdict, ReplicatorError):
                 self._hold(token, Status.REFUSED, refusal_body(verdict), state.fifo.executed_seq)
                 return
+            spec = handler_of(state.service_class, name)
             arguments = spec.arguments_from_plain(plain)
         except UsageError as error:  # the caller's mistake, whatever the state: answered at once
             self._answer(token, Status.REFUSED, refusal_body(error), 0, Level.ASYNC)
             return
-        limit = self._full_limit(verdict)
+        limit = self._full_limit(verdict, txn_id)
         if limit:
             self._answer(token, Status.OVERLOADED, pack_wire([limit, RETRY_AFTER_MS]), 0, Level.ASYNC)
             return
@@ -120,7 +139,7 @@ class Active:
             raise UsageError("ack 'durable' needs a store on disk; this database has store = \"memory\"")
         raise UsageError(f"ack level {asked!r} is unknown")
 
-    def _full_limit(self, verdict: Verdict) -> str:
+    def _full_limit(self, verdict: Verdict, txn_id: bytes) -> str:
         """Return the name of the limit that is reached, "" if none."""
         state = self.state
         rules, fifo, transactions = state.rules, state.fifo, state.transactions
@@ -131,10 +150,8 @@ class Active:
         if verdict is Verdict.NEW:
             if len(transactions.open) >= rules.open_txns_max:
                 return "open_txns_max"
-            if transactions.remembered_count >= rules.remembered_replies_max and not transactions.can_prune(
-                state.clock_ms
-            ):
-                return "remembered_replies_max"
+            if not transactions.has_room(txn_id, state.clocks.age_ms, rules.remembered_named_max):
+                return "remembered_named_max" if txn_id.startswith(NAMED_PREFIX) else "remembered_replies_max"
             if state.database.row_count >= rules.rows_max:
                 return "rows_max"
         pinned = fifo.pinned_seq
@@ -150,16 +167,17 @@ class Active:
         """Give a message its control header and its place, and have it executed."""
         state = self.state
         assert state.view is not None
-        if state.clock_ms > state.header_ms:
-            state.header_ms = state.clock_ms
+        clocks = state.clocks
+        clocks.stamp(state.view.number)
         entry = Entry(
             state.view.number,
             state.fifo.last_seq + 1,
-            state.header_ms,
+            clocks.header_ms,
             state.random.getrandbits(62),
             state.fingerprint,
             kind,
             message,
+            age_ms=clocks.header_age_ms,
         )
         state.fifo.append(entry)
         state.effects.append(Execute(entry))
@@ -171,7 +189,7 @@ class Active:
         if not state.is_serving:
             return
         for _ in range(DEADLINES_PER_TICK_MAX):
-            transaction = state.transactions.due(state.clock_ms)
+            transaction = state.transactions.due(state.clocks.age_ms)
             if transaction is None:
                 return
             assert transaction.expectation is not None
@@ -179,11 +197,12 @@ class Active:
             self._stamp(Kind.DEADLINE, head + pack_wire([transaction.expectation.otherwise, {}]))
             state.note("deadline", txn=transaction.txn_id.hex(), otherwise=transaction.expectation.otherwise)
 
-    def _repeat(self, token: object, txn_id: bytes, level: Level) -> None:
+    def _repeat(self, submitted: Submitted, txn_id: bytes) -> None:
         """Answer a repeat with the remembered bytes, as soon as those may be released (P2)."""
         transaction = self.state.transactions.find(txn_id)
         assert transaction is not None
-        self._wait(token, level, transaction.seq, transaction.status, transaction.body)
+        level = self._levels.get(submitted.level, self.state.rules.ack)
+        self._wait(submitted.token, level, transaction.seq, transaction.status, transaction.body)
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -337,6 +356,8 @@ class Active:
             self.round,
             int(want),
             self.floor,
+            state.clocks.line_ms,
+            state.clocks.age_ms,
         )
         state.send(peer.member.name, frame)
 
@@ -376,6 +397,8 @@ class Active:
             return ack.problem
         if not peer.is_adopted or ack.received > state.fifo.last_seq:
             return ""
+        if not peer.is_joining:
+            state.clocks.heard(ack.sender.name, ack.wall_ms)
         peer.acked_round = max(peer.acked_round, ack.round)
         if ack.problem == "gap":
             self.on_silence(peer)

@@ -63,6 +63,7 @@ class Backup:
             self._ack(frame, "conflict")
             return
         self.heard_ms = self.fed_ms = state.elapsed_ms
+        state.clocks.told(frame.view, frame.clock_ms, frame.age_ms)
         if state.role is Role.DIVERGED:
             self._ack(frame, "diverged")
             return
@@ -181,6 +182,7 @@ class Backup:
             state.durable_seq,
             frame.round,
             problem,
+            state.clocks.wall_ms,
         )
         state.send(frame.sender.name, ack)
 

@@ -133,6 +133,12 @@ class Written:
         self.seq = seq
 
 
+class ClockConfirmed:
+    """A person says that this machine's wall clock is right, though it is far ahead of the database's time (V19)."""
+
+    __slots__ = ()
+
+
 class TurnEnded:
     """All that was ready has been given in: forward what has gathered."""
 
@@ -152,6 +158,7 @@ Input = (
     | ArbiterLost
     | Written
     | TurnEnded
+    | ClockConfirmed
 )
 
 

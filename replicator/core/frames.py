@@ -16,7 +16,7 @@ class Forward:
 
     `held_by_all`: every in-sync node holds entries up to here. `round`: echoed by the ack, proves it was made
     afterwards (V10). `want`: the level at which the ack must come. `floor`: every member holds what changed up to here
-    durably, so change lists may begin behind it (C1).
+    durably, so change lists may begin behind it (C1). `clock_ms`, `age_ms`: what the active's clocks read (V19).
     """
 
     request: int
@@ -30,13 +30,15 @@ class Forward:
     round: int
     want: int
     floor: int
+    clock_ms: int = 0
+    age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardAck:
     """What a backup holds, has applied, and has on its disk, in this view.
 
-    `problem`: "", "gap", "conflict", "garbage", "diverged", "unknown view".
+    `problem`: "", "gap", "conflict", "garbage", "diverged", "unknown view". `wall_ms`: what its own clock reads (V19).
     """
 
     request: int
@@ -47,6 +49,7 @@ class ForwardAck:
     durable: int
     round: int
     problem: str
+    wall_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

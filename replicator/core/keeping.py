@@ -21,6 +21,10 @@ from replicator.errors import CorruptRecord, UsageError
 GATHER_MS = 25
 
 
+#: So much passed time an idle database may lose when all its nodes go down: deadlines come that much later.
+AGE_LOST_MS = 60_000
+
+
 #: Lives that a node may have between two in which it was in sync.
 LIVES_MAX = 256
 
@@ -32,6 +36,7 @@ class Keeper:
         self.state = state
         self._writing: int | None = None  # up to where a `Write` is under way
         self._began_ms = -GATHER_MS  # the last batch
+        self._age_ms = 0  # the passed time in it
         if state.rules.is_durable:
             state.changes.unsaved_from = 0
 
@@ -52,7 +57,7 @@ class Keeper:
         At once if a reply or an ack *is_awaited* that needs the disk; else a little later, for more in one transaction.
         """
         state = self.state
-        is_new = state.fifo.executed_seq > state.written_seq or not state.is_life_written
+        is_new = state.fifo.executed_seq > state.written_seq or not state.is_life_written or self._is_age_due()
         if self._writing is not None or not is_new or not state.rules.is_durable:
             return
         if not is_awaited and state.is_life_written and state.elapsed_ms - self._began_ms < GATHER_MS:
@@ -64,12 +69,18 @@ class Keeper:
         ]
         self.write(Batch(state.position(), rows))
 
+    def _is_age_due(self) -> bool:
+        """Whether nothing but time has passed, for so long that the disk should know: open transactions wait for it (V19)."""
+        state = self.state
+        return bool(state.transactions.open) and state.clocks.age_ms - self._age_ms >= AGE_LOST_MS
+
     def write(self, batch: Batch) -> None:
         """Give the disk a batch, as one of this life."""
         assert self._writing is None
         batch = replace(batch, position=replace(batch.position, lives=self.state.lives))
         self._writing = batch.position.seq
         self._began_ms = self.state.elapsed_ms
+        self._age_ms = batch.position.age_ms
         self.state.changes.saved(batch.position.seq)
         self.state.effects.append(Write(batch))
 
@@ -118,8 +129,7 @@ class Keeper:
         state, position = self.state, restored.position
         state.transactions.arrange()
         state.transactions.watermark_ms = position.watermark_ms
-        state.header_ms = position.header_ms
-        state.clock_ms = max(state.clock_ms, position.header_ms)
+        state.clocks.restart(position.header_ms, position.age_ms)
         state.fifo.restart(position.seq, position.view)
         lives = (state.me.incarnation, *position.lives)
         if len(lives) > LIVES_MAX:  # from the middle: the oldest are those that were in sync

@@ -119,11 +119,13 @@ def created_ms(txn_id: bytes) -> int:
 class Entry:
     """A message with its control header, at its place in the FIFO.
 
+    `time_ms` and `age_ms` are the readings of the active's two clocks (clocks.py), neither below that of the entry before.
     `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed.
     Source: US 6,347,322 B1, "control header", "replication indicator".
     """
 
     __slots__ = (
+        "age_ms",
         "arguments",
         "digest",
         "fingerprint",
@@ -151,6 +153,7 @@ class Entry:
         message: bytes,
         recorded: bytes = b"",
         digest: bytes = b"",
+        age_ms: int = 0,
     ) -> None:
         self.view = view
         self.seq = seq
@@ -161,6 +164,7 @@ class Entry:
         self.message = message
         self.recorded = recorded
         self.digest = digest
+        self.age_ms = age_ms
         self.packed = b""
         self.spec: Any = None  # set by whoever has split the message already: saves a second split
         self.arguments: dict[str, Any] | None = None
@@ -181,6 +185,7 @@ class Entry:
                 self.message,
                 self.recorded,
                 digest,
+                self.age_ms,
             )
         )
 
@@ -208,4 +213,4 @@ class Entry:
         return f"<Entry seq={self.seq} view={self.view} txn={self.txn_id.hex()[:16]}#{self.msg_no}>"
 
 
-_ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes)
+_ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes, int)

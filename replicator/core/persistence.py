@@ -15,6 +15,9 @@ from typing import NamedTuple
 from replicator.errors import CorruptRecord, UsageError
 from replicator.values import pack_wire, unpack_wire
 
+#: 3: with passed time.
+POSITION_FORMAT = 3
+
 
 def checked(data: bytes) -> bytes:
     """Return *data* with its CRC-32 behind it, so that a damaged disk is found out."""
@@ -40,7 +43,8 @@ class Position:
     """Where a state stands: `seq` and its `view`, the latest header time, the duplicate filter's watermark, the digest.
 
     `low`: the change list reaches back to here. `history`: ascending, the views of the entries up to `seq`. `lives`: on a
-    disk, the lives of the node that had these rows, latest first, back to the one that was in sync last (V13).
+    disk, the lives of the node that had these rows, latest first, back to the one that was in sync last (V13). `age_ms`:
+    passed time (V19); in a position of format 2 it is the header time, by which what is remembered had been counted.
     """
 
     seq: int
@@ -51,13 +55,14 @@ class Position:
     low: int
     history: tuple[History, ...]
     lives: tuple[str, ...] = ()
+    age_ms: int = 0
 
     def to_bytes(self) -> bytes:
         """Pack as a store keeps it."""
         return checked(
             pack_wire(
                 [
-                    2,
+                    POSITION_FORMAT,
                     self.seq,
                     self.view,
                     self.header_ms,
@@ -66,20 +71,28 @@ class Position:
                     self.low,
                     self.history,
                     self.lives,
+                    self.age_ms,
                 ]
             )
         )
 
     @staticmethod
     def from_bytes(data: bytes) -> Position:
-        """Unpack. Raises CorruptRecord if *data* is not a position."""
+        """Unpack, of format 2, too. Raises CorruptRecord if *data* is not a position, or of a format that is not known."""
         try:
-            version, seq, view, header_ms, watermark_ms, digest, low, history, lives = unpack_wire(unchecked(data))
-            if version != 2 or not 0 <= low <= seq:
-                raise ValueError(f"version {version!r}, low {low!r}, seq {seq!r}")
+            fields = unpack_wire(unchecked(data))
+            if fields[0] not in (2, POSITION_FORMAT):
+                raise CorruptRecord(
+                    f"a position of format {fields[0]!r}: this version of replicator reads 2 and {POSITION_FORMAT}; what was "
+                    "written by another version needs that version"
+                )
+            _, seq, view, header_ms, watermark_ms, digest, low, history, lives, *more = fields
+            (age_ms,) = more if fields[0] == POSITION_FORMAT else (header_ms,)
+            if not 0 <= low <= seq:
+                raise ValueError(f"low {low!r}, seq {seq!r}")
             views = tuple(History(*each) for each in history)
-            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives))
-        except (UsageError, ValueError, TypeError) as error:
+            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives), age_ms)
+        except (UsageError, ValueError, TypeError, LookupError) as error:
             raise CorruptRecord(f"not a position: {error}") from error
 
 

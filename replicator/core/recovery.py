@@ -326,8 +326,7 @@ class Recovery:
                 changes.replace(number, key_bytes, op, min(self._common + 1, final.seq), final.seq)
         transactions.arrange()
         transactions.watermark_ms = final.watermark_ms
-        state.header_ms = final.header_ms
-        state.clock_ms = max(state.clock_ms, final.header_ms)
+        state.clocks.restart(final.header_ms, final.age_ms)
         state.fifo.restart(final.seq, final.view)
         self.applied_seq = final.seq
         state.history = list(final.history)

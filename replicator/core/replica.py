@@ -14,6 +14,7 @@ from replicator.core.backup import Backup
 from replicator.core.council import Council
 from replicator.core.effects import (
     ArbiterLost,
+    ClockConfirmed,
     Connect,
     Effect,
     Execute,
@@ -81,6 +82,7 @@ class Replica:
             ArbiterLost: lambda lost: None,  # still unsettled: `consider` repeats it (V5)
             Written: self._on_written,
             TurnEnded: self._on_turn_ended,
+            ClockConfirmed: self._on_clock_confirmed,
         }
         self._frames: dict[type, Callable[[Any], None]] = {
             Forward: backup.on_forward,
@@ -119,7 +121,7 @@ class Replica:
         """Perform an `ExecuteRead`."""
         state = self.state
         number = 0 if state.view is None else state.view.number
-        return state.executor.read(effect, view=number, seq=state.fifo.executed_seq, now_ms=state.clock_ms)
+        return state.executor.read(effect, view=number, seq=state.fifo.executed_seq, now_ms=state.clocks.time_ms)
 
     def _on_started(self, started: Started) -> None:
         self.state.highest_view = started.highest_view
@@ -130,7 +132,7 @@ class Replica:
         state.tick(tick.now_ms, tick.elapsed_ms)
         self.council.on_tick()
         deadline_ms = state.transactions.next_deadline_ms
-        if deadline_ms is not None and deadline_ms <= state.clock_ms:
+        if deadline_ms is not None and deadline_ms <= state.clocks.age_ms:
             self.active.put_deadlines()
 
     def _on_submitted(self, submitted: Submitted) -> None:
@@ -199,6 +201,13 @@ class Replica:
         elif self.state.role is Role.BACKUP:
             self.backup.release()
 
+    def _on_clock_confirmed(self, confirmed: ClockConfirmed) -> None:
+        """Believe this machine's clock, however far ahead it is: a person has looked (V19)."""
+        state = self.state
+        if state.is_serving:
+            state.note("clock_confirmed", ahead_ms=max(0, state.clocks.wall_ms - state.clocks.line_ms))
+            state.clocks.confirm()
+
     def _awaits_disk(self) -> bool:
         """Whether somebody waits for the own disk, so that a batch must not gather first."""
         state = self.state
@@ -232,6 +241,7 @@ class Replica:
             "fifo": state.fifo.last_seq - state.fifo.base_seq,
             "open": len(state.transactions.open),
             "remembered": state.transactions.remembered_count,
+            "remembered_named": len(state.transactions.named),
             "rows": state.database.row_count,
             "digest": f"{state.digest:016x}",
             "written": state.written_seq,
@@ -252,6 +262,10 @@ class Replica:
             "awaited": "" if self.active.awaited is None else self.active.awaited.name,
             "slowest_ack_ms": {name: peer.slowest_ms for name, peer in self.active.peers.items()},
             "safe": view is not None and view.safe,
+            "time_ms": state.clocks.time_ms,
+            "wall_ms": state.clocks.wall_ms,
+            "age_ms": state.clocks.age_ms,
+            "clock_ahead_ms": state.clocks.ahead_ms,
             "proposed_ms": self.council.proposed_ms_ago,
             "because": self.council.because if state.role is Role.OUTSIDE else "",
         }

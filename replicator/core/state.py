@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from replicator.core.changes import TRANSACTIONS, ChangeList, Op
+from replicator.core.clocks import Clocks
 from replicator.core.effects import Effect, Halt, Note, Send
 from replicator.core.executor import Executor, Outcome
 from replicator.core.fifo import Fifo
@@ -62,6 +63,7 @@ class Rules:
     tsd_bytes_max: int = 65_536
     open_txns_max: int = 100_000
     remembered_replies_max: int = 1_000_000
+    remembered_named_max: int = 500_000
     deadline_ms_max: int = 86_400_000
     rows_max: int = 10_000_000
     clt_keys_max: int = 500_000
@@ -111,11 +113,8 @@ class State:
         self.is_life_written = not rules.is_durable  # the disk says that this life has its rows
         self.is_restored = False  # this life began with the rows of a former one
         self.random = random.Random(seed)
-        #: The time that the next control header would carry: the wall clock, but it never stands still or runs back. After
-        #: a jump, or a change of active, to an earlier time it goes on from the latest header, so that deadlines pass.
-        self.clock_ms = 0
+        self.clocks = Clocks(rules.max_skew_ms)
         self.elapsed_ms = 0  # monotonic clock of the last Tick
-        self.header_ms = 0  # time of the last control header: never runs backwards
         self.effects: list[Effect] = []
         self.linked: dict[str, bool] = {}  # node name -> whether the link to it is up
         self._request = 0
@@ -125,8 +124,12 @@ class State:
         if not self.elapsed_ms:  # the first reading: where a monotonic clock begins means nothing
             self.elapsed_ms = elapsed_ms
         passed_ms = max(0, elapsed_ms - self.elapsed_ms)
-        self.clock_ms = max(now_ms, self.clock_ms + passed_ms)
         self.elapsed_ms += passed_ms
+        clocks = self.clocks
+        was_ahead = clocks.ahead_ms
+        clocks.tick(now_ms, passed_ms, is_serving=self.is_serving)
+        if clocks.ahead_ms and not was_ahead:
+            self.note("clock_ahead", ahead_ms=clocks.ahead_ms, max_skew_ms=clocks.max_skew_ms)
 
     def next_request(self) -> int:
         """Number a request frame."""
@@ -169,10 +172,7 @@ class State:
             self.history.append(History(entry.view, seq))
             del self.history[:-HISTORY_VIEWS_MAX]  # who shares none of them compares everything
         self.fifo.executed_seq = seq
-        if entry.time_ms > self.header_ms:
-            self.header_ms = entry.time_ms
-        if entry.time_ms > self.clock_ms:
-            self.clock_ms = entry.time_ms
+        self.clocks.follow(entry.view, entry.time_ms, entry.age_ms)
         if failure is not None:
             self.note("handler_failed", handler=entry.handler, seq=seq, txn=entry.txn_id.hex(), failure=failure)
 
@@ -197,7 +197,16 @@ class State:
         assert view is not None
         low = min(self.changes.low, seq)
         watermark_ms = self.transactions.watermark_ms
-        return Position(seq, view, self.header_ms, watermark_ms, self.digest, low, tuple(self.history))
+        return Position(
+            seq,
+            view,
+            self.clocks.header_ms,
+            watermark_ms,
+            self.digest,
+            low,
+            tuple(self.history),
+            age_ms=self.clocks.age_ms,
+        )
 
     @property
     def durable_seq(self) -> int:

@@ -1,10 +1,10 @@
 """Own the open transactions (TSD, expectations, deadlines) and the remembered replies: the duplicate filter (P2, P5).
 
 Replicated state: every node changes it only by `record`, at the same entry, in the same way. A transaction remembers
-its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned by the
-control header's time, never by a clock: after `retain_ms`, or after `retain_min_ms` once there are `remembered_max`;
-ids made at or before the newest pruned one are refused, never run again. Named ones have no time in their ids, so nothing
-would refuse them afterwards: they stay for `retain_named_ms`.
+its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned, and deadlines
+pass, by the passed time that entries carry (`age_ms`), never by a wall clock (V19): after `retain_ms`, or after
+`retain_min_ms` once there are `remembered_max`; ids made at or before the newest pruned one are refused, never run again.
+Named ones have no time in their ids, so nothing would refuse them afterwards: they stay for `retain_named_ms`.
 
 Invariants (`check`): a transaction is open or finished, never both; the digest is the sum over all of them.
 """
@@ -14,12 +14,14 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import permutations
 from typing import NamedTuple
 
 from replicator.context import Expectation
-from replicator.core.messages import NAMED_PREFIX, Entry, Kind, created_ms
+from replicator.core.messages import MESSAGE_HEAD, NAMED_PREFIX, TXN_ID_BYTES, Entry, Kind, created_ms, split_message
 from replicator.core.persistence import checked, unchecked
 from replicator.errors import (
     BadArguments,
@@ -41,12 +43,17 @@ PRUNED_PER_ENTRY = 64
 #: Deadlines of expectations that are over leave the list when there are this many, and more than half of it. It
 #: takes 1 ms, with 20,000 transactions open 6 ms.
 OVER_DEADLINES_MIN = 10_000
+#: All orders of so many arguments are tried, when a repeat does not have the bytes of the first.
+ARGUMENTS_PERMUTED_MAX = 5
 #: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.
 _TIME_MIX = 0xC2B2AE3D27D4EB4F
 
 
 class Transaction:
-    """One transaction: its last message and reply, and, while open, its TSD and what it expects."""
+    """One transaction: its last message and reply, and, while open, its TSD and what it expects.
+
+    `deadline_ms` and `ended_ms` are passed times (`Entry.age_ms`).
+    """
 
     __slots__ = (
         "body",
@@ -160,7 +167,7 @@ class Transactions:
         self.pruned: list[bytes] = []  # forgotten by the last `record`
         self._loose: list[Transaction] = []  # put, and not yet in their places
         self._deadlines: list[tuple[int, bytes, int]] = []
-        self._prune_ms = 0  # before this header time there is nothing to prune
+        self._prune_ms = 0  # before this passed time there is nothing to prune
 
     @property
     def remembered_count(self) -> int:
@@ -176,7 +183,19 @@ class Transactions:
         transaction = self.open.get(txn_id)
         return transaction is not None and transaction.expect_no == expect_no
 
-    def judge(self, message: bytes, txn_id: bytes, msg_no: int, handler: str, now_ms: int) -> Verdict | ReplicatorError:
+    def is_repeat(self, message: bytes) -> bool:
+        """Whether these are the very bytes of a transaction's last message. O(bytes) if its id is known, else O(1)."""
+        transaction = self.find(message[:TXN_ID_BYTES])
+        return (
+            transaction is not None
+            and len(message) >= MESSAGE_HEAD.size
+            and MESSAGE_HEAD.unpack_from(message)[1] == transaction.msg_no
+            and transaction.checksum == zlib.crc32(message)
+        )
+
+    def judge(
+        self, message: bytes, txn_id: bytes, msg_no: int, handler: object, now_ms: int
+    ) -> Verdict | ReplicatorError:
         """Say what this message is; an error means a refusal that depends on the present state. O(1)."""
         transaction = self.open.get(txn_id) or self.finished.get(txn_id) or self.named.get(txn_id)
         if transaction is None:
@@ -186,7 +205,7 @@ class Transactions:
             return Verdict.NEXT
         shown = txn_id.hex()
         if msg_no == last:
-            if transaction.checksum != zlib.crc32(message):
+            if transaction.checksum not in checksums(message):
                 return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
             return Verdict.REPEAT
         if msg_no < last:
@@ -208,7 +227,8 @@ class Transactions:
             return UnknownTransaction(f"no transaction {txn_id.hex()} is open here; begin with message 1")
         if made_ms > now_ms + self.rules.max_skew_ms:
             return BadArguments(
-                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future: set the caller's clock"
+                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future of this database: set the caller's "
+                "clock; if that one is right, see `replicator clock`"
             )
         return Verdict.NEW
 
@@ -231,16 +251,16 @@ class Transactions:
             transaction.body = body
             transaction.checksum = zlib.crc32(entry.message)
         # The same outcome at the same seq of another view is another transaction: it is pruned at another time.
-        transaction.hash = (int.from_bytes(outcome.digest, "big") + entry.time_ms * _TIME_MIX) & DIGEST_MASK
+        transaction.hash = (int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX) & DIGEST_MASK
         self.digest = (self.digest + transaction.hash) & DIGEST_MASK
         if not outcome.is_kept:
             self._set_expectation(transaction, entry, outcome)
         if transaction.expectation is not None:
             self.open[txn_id] = transaction
         else:
-            self._finish(transaction, entry.time_ms)
-        if entry.time_ms > self._prune_ms or len(self.finished) + len(self.named) > self.rules.remembered_max:
-            self._prune(entry.time_ms)
+            self._finish(transaction, entry.age_ms)
+        if entry.age_ms > self._prune_ms or len(self.finished) > self.rules.remembered_max:
+            self._prune(entry.age_ms)
         return known is not None
 
     def _set_expectation(self, transaction: Transaction, entry: Entry, outcome: OutcomeState) -> None:
@@ -248,25 +268,25 @@ class Transactions:
         transaction.tsd = outcome.tsd if outcome.expectation else b""
         if outcome.expectation is not None:
             transaction.expect_no += 1
-            transaction.deadline_ms = entry.time_ms + outcome.expectation.within_ms
+            transaction.deadline_ms = entry.age_ms + outcome.expectation.within_ms
             deadlines = self._deadlines
             if len(deadlines) > OVER_DEADLINES_MIN + 2 * len(self.open):
                 self._deadlines = deadlines = [each for each in deadlines if self.is_waiting(each[1], each[2])]
                 heapq.heapify(deadlines)
             heapq.heappush(deadlines, (transaction.deadline_ms, transaction.txn_id, transaction.expect_no))
 
-    def _finish(self, transaction: Transaction, time_ms: int) -> None:
-        transaction.ended_ms = time_ms
+    def _finish(self, transaction: Transaction, age_ms: int) -> None:
+        transaction.ended_ms = age_ms
         kept = self.named if transaction.txn_id.startswith(NAMED_PREFIX) else self.finished
         kept[transaction.txn_id] = transaction
 
-    def _prune(self, time_ms: int) -> None:
+    def _prune(self, age_ms: int) -> None:
         """Forget what is due, some with each entry: a million at once would stop the node.
 
         Those that ended in one millisecond go together, as their order may differ between nodes after a catch-up.
         """
         rules = self.rules
-        due_ms = time_ms + min(rules.retain_ms, rules.retain_named_ms)
+        due_ms = age_ms + min(rules.retain_ms, rules.retain_named_ms)
         for kept, long_ms, short_ms in (
             (self.finished, rules.retain_ms, rules.retain_min_ms),
             (self.named, rules.retain_named_ms, rules.retain_named_ms),
@@ -275,12 +295,12 @@ class Transactions:
             while kept:
                 oldest = next(iter(kept.values()))
                 if oldest.ended_ms != last_ms:
-                    retain_ms = short_ms if self.remembered_count > rules.remembered_max else long_ms
-                    if oldest.ended_ms + retain_ms >= time_ms:
+                    retain_ms = short_ms if len(self.finished) > rules.remembered_max else long_ms
+                    if oldest.ended_ms + retain_ms >= age_ms:
                         due_ms = min(due_ms, oldest.ended_ms + retain_ms)
                         break
                     if count >= PRUNED_PER_ENTRY:
-                        due_ms = time_ms - 1  # the next entry goes on, even one of this very time
+                        due_ms = age_ms - 1  # the next entry goes on, even one of this very time
                         break
                 count, last_ms = count + 1, oldest.ended_ms
                 del kept[oldest.txn_id]
@@ -289,16 +309,20 @@ class Transactions:
                 self.watermark_ms = max(self.watermark_ms, created_ms(oldest.txn_id))
         self._prune_ms = due_ms
 
-    def can_prune(self, time_ms: int) -> bool:
-        """Whether one entry more, of this header time, would forget at least one reply of a full table. O(1)."""
-        for kept, retain_ms in ((self.finished, self.rules.retain_min_ms), (self.named, self.rules.retain_named_ms)):
-            if kept and next(iter(kept.values())).ended_ms + retain_ms < time_ms:
-                return True
-        return False
+    def has_room(self, txn_id: bytes, age_ms: int, named_max: int) -> bool:
+        """Whether one more of its kind may be remembered: the table is not full, or its oldest is due now. O(1).
 
-    def due(self, now_ms: int) -> Transaction | None:
+        Named ones have a table and a bound (*named_max*) of their own, so that they fill nobody else's.
+        """
+        if txn_id.startswith(NAMED_PREFIX):
+            kept, count_max, retain_ms = self.named, named_max, self.rules.retain_named_ms
+        else:
+            kept, count_max, retain_ms = self.finished, self.rules.remembered_max, self.rules.retain_min_ms
+        return len(kept) < count_max or next(iter(kept.values())).ended_ms + retain_ms < age_ms
+
+    def due(self, age_ms: int) -> Transaction | None:
         """Return an open transaction whose deadline has passed, each expectation once; None if there is none."""
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
+        while self._deadlines and self._deadlines[0][0] <= age_ms:
             _, txn_id, expect_no = heapq.heappop(self._deadlines)
             if self.is_waiting(txn_id, expect_no):
                 return self.open[txn_id]
@@ -306,7 +330,7 @@ class Transactions:
 
     @property
     def next_deadline_ms(self) -> int | None:
-        """When the earliest listed deadline passes (it may be over already); None without one."""
+        """At which passed time the earliest listed deadline passes (it may be over already); None without one."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def rearm(self) -> None:
@@ -390,6 +414,32 @@ class Transactions:
 
 def _ended_ms(transaction: Transaction) -> int:
     return transaction.ended_ms
+
+
+def checksums(message: bytes) -> Iterator[int]:
+    """Return the checksums of all messages of equal value: arguments have names, and no order (U5).
+
+    A stock proxy of a language with unordered maps may send a repeat with its arguments in another order than the first
+    time. Only the first checksum is remembered, so all orders are tried, up to `ARGUMENTS_PERMUTED_MAX` arguments (120 orders,
+    some 0.1 ms); with more, only that by name, in which `invoke` packs.
+    """
+    yield zlib.crc32(message)
+    try:
+        _, _, name, arguments = split_message(message)
+    except UsageError:
+        return
+    if type(arguments) is not dict:
+        return
+    pairs = [pack_wire(key) + pack_wire(value) for key, value in sorted(arguments.items(), key=_name_of)]
+    body = pack_wire([name, arguments])
+    before = message[: MESSAGE_HEAD.size] + body[: len(body) - sum(map(len, pairs))]
+    head = zlib.crc32(before)
+    for order in permutations(pairs) if len(pairs) <= ARGUMENTS_PERMUTED_MAX else (tuple(pairs),):
+        yield zlib.crc32(b"".join(order), head)
+
+
+def _name_of(item: tuple[object, object]) -> str:
+    return str(item[0])
 
 
 class OutcomeState(NamedTuple):

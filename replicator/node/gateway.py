@@ -117,5 +117,11 @@ class Gateway:
             raw = bytes.fromhex(txn_id) if len(txn_id) == 32 else named_txn_id(txn_id)
         except ValueError:
             raw = named_txn_id(txn_id)
-        message = encode_message(raw, msg_no, handler, arguments)
+        # A map has no order in most languages: a repeat is packed like the first, whatever order it comes in.
+        ordered = dict(sorted(arguments.items(), key=_name_of))
+        message = encode_message(raw, msg_no, handler, ordered)
         self._submit((Single(request), 0), Outgoing(message, self._invoke_ms, 0, 0))
+
+
+def _name_of(item: tuple[object, object]) -> str:
+    return str(item[0])

@@ -20,6 +20,7 @@ from loguru import logger
 from replicator.config import Config
 from replicator.core.effects import (
     ArbiterLost,
+    ClockConfirmed,
     Connect,
     Execute,
     ExecuteRead,
@@ -92,6 +93,7 @@ def rules_of(config: Config) -> Rules:
         tsd_bytes_max=limits.tsd_bytes_max,
         open_txns_max=limits.open_txns_max,
         remembered_replies_max=limits.remembered_replies_max,
+        remembered_named_max=limits.remembered_named_max,
         deadline_ms_max=limits.deadline_ms_max,
         rows_max=limits.rows_max,
         clt_keys_max=limits.clt_keys_max,
@@ -175,6 +177,7 @@ class Node:
                     "status": lambda request: request.reply(self.status()),
                     "events": self._on_events,
                     "holdings": self._on_holdings,
+                    "confirm_clock": self._on_confirm_clock,
                 },
             },
             host=own.host,
@@ -383,6 +386,12 @@ class Node:
         except StorageError as error:
             request.refuse(str(error))
 
+    def _on_confirm_clock(self, request: Request) -> None:
+        """A person says that this machine's clock is right (V19)."""
+        self._stepper.tick()
+        self.give(ClockConfirmed())
+        request.reply(self.status())
+
     def _on_events(self, request: Request, after: object) -> None:
         if type(after) is not int:
             request.refuse("events takes (after: whole number)")
@@ -395,7 +404,8 @@ class Node:
             return {
                 "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
                 "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
-                "mismatch": False, "fifo": 0, "remembered": 0, "rows": 0, "opened": False, "members": [],
+                "mismatch": False, "fifo": 0, "remembered": 0, "remembered_named": 0, "rows": 0, "opened": False,
+                "members": [], "time_ms": 0, "wall_ms": 0, "clock_ahead_ms": 0,
                 "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
             }  # fmt: skip
         status = self.replica.status()

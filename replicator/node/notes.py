@@ -53,6 +53,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "refused_stale_frame": ("INFO", "refused a frame of {sender} from old view {view}; ours is {ours}"),
     "new_incarnation": ("INFO", "node {node} has restarted"),
     "woke_up": ("WARNING", "was stopped or starved for {gap_ms} ms"),
+    "clock_ahead": (
+        "WARNING",
+        "this machine's clock is {ahead_ms} ms further ahead of the database's time than the {max_skew_ms} ms allowed; it is "
+        "ignored until another node's clock says the same, or `replicator clock FILE NODE --confirm` does",
+    ),
+    "clock_confirmed": ("WARNING", "this machine's clock, {ahead_ms} ms ahead, is believed: a person has confirmed it"),
     "deadline": ("DEBUG", "transaction {txn} passed its deadline: {otherwise}"),
     "halted": ("ERROR", "halts: {reason}"),
     "peer_refused": ("WARNING", "refused what {peer} sent: {problem}"),
@@ -151,6 +157,8 @@ def says(status: Mapping[str, Any]) -> str:
             return f"cannot go on without the arbiter, which has not answered for {status['proposed_ms'] // 1000} s"
         if status["mismatch"]:
             return "serving alone: its messages are held by one node only"
+        if status["clock_ahead_ms"]:
+            return "serving; its clock is too far ahead, and ignored: see `replicator clock`"
         slow = [
             f"{name} took up to {ms} ms to answer" for name, ms in status["slowest_ack_ms"].items() if ms >= SLOW_ACK_MS
         ]

@@ -35,6 +35,7 @@ class Caller:
     read_part: float = 0.3
     stale_part: float = 0.0
     repeat_part: float = 0.0
+    named_part: float = 0.0  # of the transactions of one message, so many have names
     keys: tuple[str, ...] = ("k0",)
     think_ms: float = 20.0
     nap_part: float = 0.0  # of the pauses, so many are long
@@ -55,7 +56,9 @@ class Caller:
 
     def once(self, name: str, /, **kwargs: Any) -> Script:
         """Send one message as a transaction of its own, as long as it takes."""
-        with transaction(self.client) as alone:
+        is_named = self.named_part and self.random.random() < self.named_part
+        txn_id = f"order {self.random.getrandbits(64)}" if is_named else None
+        with transaction(self.client, txn_id=txn_id) as alone:
             return (yield from self.say(getattr(alone, name), **kwargs))
 
     def query(self, name: str, /, **kwargs: Any) -> Script:

@@ -402,7 +402,11 @@ class Cluster(Generic[S]):
         self._demand(name)
         self.recorder.fault("jump", process=name, ms=ms)
         self.processes[name].skew_ms += ms
-        self.recorder.skew_ms_max = max(self.recorder.skew_ms_max, self.processes[name].skew_ms)
+        skew_ms = self.processes[name].skew_ms
+        self.recorder.skew_ms_max = max(self.recorder.skew_ms_max, skew_ms)
+        if name in self.nodes:
+            skews = self.recorder.skews_ms
+            skews[name] = max(skews.get(name, 0), skew_ms)
 
     def stop_name_server(self) -> None:
         """Take the name server away; it forgets everything."""

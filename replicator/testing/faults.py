@@ -51,6 +51,10 @@ KINDS = {
 }
 
 
+#: Clocks that jump beyond every retention: milliseconds.
+DAYS_MS = (86_400_000 + 5_000, 30 * 86_400_000, -86_400_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that goes wrong: at *at_ms*, to *target* (and *other*), for *for_ms*; *size* is what the kind makes of it."""
@@ -91,6 +95,7 @@ class Options:
     read_part: float = 0.3
     stale_part: float = 0.1
     repeat_part: float = 0.1
+    named_part: float = 0.0  # of the transactions of one message, so many have names that their callers chose
     timeout_ms: int = 2_000
     patience: int = 5
     safety_ms: int = 12_000
@@ -112,7 +117,7 @@ class Options:
                 f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
                 f"{self.keys} keys, pause {self.think_ms} ms, long {self.nap_part}, reads {self.read_part}, "
                 f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}, "
-                f"while nodes return {self.busy} without a pause",
+                f"named {self.named_part}, while nodes return {self.busy} without a pause",
                 f"heartbeat {timing.heartbeat_ms} ms, suspect {timing.suspect_ms} ms, connect {timing.connect_ms} ms, "
                 f"retain {timing.retain_ms}/{timing.retain_min_ms}/{timing.retain_named_ms} ms, {limits.remembered_replies_max} "
                 f"replies; log {limits.log_entries_max} entries, batch "
@@ -170,7 +175,27 @@ def draw(seed: int) -> Options:
         rate = max(BUSY_BYTES_PER_S, options.limits.catchup_bytes_per_s)
         options.limits = replace(options.limits, catchup_bytes_per_s=rate)
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
+    _draw_days(options, random.Random(f"{seed}/days"))
     return options
+
+
+def _draw_days(options: Options, chance: random.Random) -> None:
+    """Clocks that jump by days, of one node or of all; and transactions that must be remembered all the same."""
+    if options.timing.retain_named_ms > NAMED_MS_MAX:  # else a late repeat of a named one may take effect again
+        options.named_part = chance.choice((0.0, 0.3, 1.0))
+    if chance.random() < 0.4:
+        options.faults += [
+            Fault(
+                at_ms=chance.randrange(options.safety_ms),
+                kind=chance.choice(("jump", "jump_all")),
+                target=chance.choice(("active", "active", "backup", *"abcd"[: options.nodes])),
+                other="",
+                for_ms=1,
+                size=chance.choice(DAYS_MS),
+            )
+            for _ in range(chance.randint(1, 3))
+        ]
+        options.faults.sort(key=lambda fault: fault.at_ms)
 
 
 def _draw_timing(chance: random.Random, delay_ms: int) -> TimingConfig:

@@ -206,7 +206,7 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "C6",
         "a transaction's hash does not tell its two branches apart",
         TRANSACTIONS,
-        '(int.from_bytes(outcome.digest, "big") + entry.time_ms * _TIME_MIX) & DIGEST_MASK',
+        '(int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX) & DIGEST_MASK',
         'int.from_bytes(outcome.digest, "big")',
     ),
     one(

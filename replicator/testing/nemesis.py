@@ -189,6 +189,10 @@ class Nemesis:
         if name:
             self.cluster.jump_clock(name, ms=fault.size)
 
+    def _jump_all(self, fault: Fault) -> None:
+        for name in self.cluster.nodes:
+            self.cluster.jump_clock(name, ms=fault.size)
+
     def _disk(self, fault: Fault) -> None:
         name = self.name(fault.target)
         if name and self.may_die(name):

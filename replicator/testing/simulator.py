@@ -167,6 +167,7 @@ class Run:
             process=self.cluster.processes[name],
             patience=20 if is_own else options.patience,
             read_part=options.read_part if is_own else self._read_part(only),
+            named_part=0.0 if is_own else options.named_part,
             stale_part=0.0 if is_own else options.stale_part,
             keys=tuple(f"k{number}" for number in range(options.keys)),
             think_ms=options.think_ms * (1 if is_own else self._random.choice((1, 1, 1, 12))),

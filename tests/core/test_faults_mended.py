@@ -215,7 +215,7 @@ def test_p9_a_forward_whose_entries_go_back_in_views_is_garbage(views: tuple[int
 
 def test_p9_a_full_table_of_remembered_replies_empties_with_time() -> None:
     """Overloaded until retention has passed, then served again; now: pruning needs an entry, and none is let in."""
-    world = World(Bank, remembered_replies_max=3, retain_ms=1_000, retain_named_ms=1_000)
+    world = World(Bank, remembered_named_max=3, retain_ms=1_000, retain_named_ms=1_000)
     name = world.active.name
     for number in range(3):
         assert world.call(name, f"t{number}", 1, "deposit", owner="x", cents=1)[0] is DONE
@@ -308,6 +308,7 @@ def test_a_read_behind_a_deadline_does_not_wait_for_a_heartbeat() -> None:
     name = world.active.name
     assert world.call(name, "t", 1, "begin", owner="x")[0] is DONE
     world.now_ms += 20_000
+    world.elapsed_ms += 20_000
     for node in world.nodes.values():
         node.give(Tick(world.now_ms, world.elapsed_ms))
         node.give(TurnEnded())

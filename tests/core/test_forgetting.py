@@ -28,13 +28,13 @@ class Node:
         self.transactions = Transactions(RULES)
         self.seq = 0
 
-    def finish(self, time_ms: int, count: int = 1) -> list[bytes]:
+    def finish(self, age_ms: int, count: int = 1) -> list[bytes]:
         """Record messages that are whole transactions; return what was forgotten."""
         forgotten: list[bytes] = []
         for _ in range(count):
             self.seq += 1
-            txn_id = new_txn_id(time_ms, self.seq.to_bytes(10, "big"))
-            entry = Entry(1, self.seq, time_ms, 0, b"", int(Kind.MESSAGE), encode_message(txn_id, 1, "x", {}))
+            txn_id = new_txn_id(age_ms, self.seq.to_bytes(10, "big"))
+            entry = Entry(1, self.seq, 0, 0, b"", int(Kind.MESSAGE), encode_message(txn_id, 1, "x", {}), age_ms=age_ms)
             outcome = OutcomeState(self.seq.to_bytes(8, "big"), False, None, b"")
             self.transactions.record(entry, 0, b"", outcome)
             forgotten += self.transactions.pruned
@@ -67,10 +67,10 @@ def test_a_node_that_was_given_its_transactions_forgets_the_same_ones() -> None:
     """Rows of a catch-up or a disk come in any order; the digests must stay equal at every entry that follows."""
     chance = random.Random(7)
     node, other = Node(), Node()
-    time_ms = BEGIN_MS
+    age_ms = BEGIN_MS
     for _ in range(400):
-        time_ms += chance.randrange(3)
-        node.finish(time_ms)
+        age_ms += chance.randrange(3)
+        node.finish(age_ms)
     rows = [(each.txn_id, each.to_bytes()) for each in node.transactions.finished.values()]
     chance.shuffle(rows)
     for txn_id, packed in rows:
@@ -78,8 +78,8 @@ def test_a_node_that_was_given_its_transactions_forgets_the_same_ones() -> None:
     other.transactions.arrange()
     other.seq = node.seq
     for _ in range(40):
-        time_ms += chance.randrange(200)
-        assert sorted(node.finish(time_ms)) == sorted(other.finish(time_ms))
+        age_ms += chance.randrange(200)
+        assert sorted(node.finish(age_ms)) == sorted(other.finish(age_ms))
         assert node.transactions.digest == other.transactions.digest
         assert node.transactions.watermark_ms == other.transactions.watermark_ms
 
@@ -88,7 +88,14 @@ def test_forgetting_goes_on_while_new_ones_come_and_open_ones_stay() -> None:
     """Ten thousand under steady traffic: as many are forgotten as come, and one that is open is not among them."""
     node = Node()
     entry = Entry(
-        1, 1, BEGIN_MS, 0, b"", int(Kind.MESSAGE), encode_message(new_txn_id(BEGIN_MS, bytes(10)), 1, "x", {})
+        1,
+        1,
+        0,
+        0,
+        b"",
+        int(Kind.MESSAGE),
+        encode_message(new_txn_id(BEGIN_MS, bytes(10)), 1, "x", {}),
+        age_ms=BEGIN_MS,
     )
     node.seq = 1
     node.transactions.record(entry, 0, b"", OutcomeState(bytes(8), False, Expectation(("x",), 60_000, "x"), b""))
@@ -115,8 +122,10 @@ def test_a_full_table_forgets_the_oldest_but_none_before_its_time() -> None:
     assert node.transactions.remembered_count == 1_000
     node = full_node(200)
     assert not node.finish(BEGIN_MS + 300)  # the oldest is 300 ms old, and not older
-    assert not node.transactions.can_prune(BEGIN_MS + 300)
-    assert node.transactions.can_prune(BEGIN_MS + 301)
+    young, named = new_txn_id(BEGIN_MS, bytes(10)), named_txn_id("order")
+    assert not node.transactions.has_room(young, BEGIN_MS + 300, 1)
+    assert node.transactions.has_room(young, BEGIN_MS + 301, 1)
+    assert node.transactions.has_room(named, BEGIN_MS + 300, 1), "they have a table of their own"
     assert len(node.finish(BEGIN_MS + 301)) == 1  # the oldest; the others are younger than 300 ms
     assert len(node.finish(BEGIN_MS + 9_000)) == 2  # down to the limit and not below
     assert node.transactions.remembered_count == 200
@@ -139,10 +148,12 @@ def test_named_transactions_are_not_forgotten_for_want_of_room() -> None:
     for number in range(5):
         node.seq += 1
         message = encode_message(named_txn_id(f"order {number}"), 1, "x", {})
-        entry = Entry(1, node.seq, BEGIN_MS + number, 0, b"", int(Kind.MESSAGE), message)
+        entry = Entry(1, node.seq, BEGIN_MS, 0, b"", int(Kind.MESSAGE), message, age_ms=BEGIN_MS + number)
         node.transactions.record(entry, 0, b"", OutcomeState(bytes(8), False, None, b""))
     assert not node.finish(BEGIN_MS + 4_000)
-    assert not node.transactions.can_prune(BEGIN_MS + 4_300)
+    assert not node.transactions.has_room(named_txn_id("one more"), BEGIN_MS + 5_000, 5)
+    assert node.transactions.has_room(named_txn_id("one more"), BEGIN_MS + 5_001, 5)
+    assert node.transactions.has_room(named_txn_id("one more"), BEGIN_MS + 4_000, 6)
     assert len(node.transactions.named) == 5
 
 
@@ -157,7 +168,9 @@ def test_deadlines_of_what_is_over_do_not_pile_up() -> None:
         txn_id = new_txn_id(BEGIN_MS, number.to_bytes(10, "big"))
         messages = ((1, opening), (2, ending)) if number % 1_000 else ((1, opening),)
         for msg_no, outcome in messages:
-            entry = Entry(1, 1, BEGIN_MS + number, 0, b"", int(Kind.MESSAGE), encode_message(txn_id, msg_no, "x", {}))
+            entry = Entry(
+                1, 1, 0, 0, b"", int(Kind.MESSAGE), encode_message(txn_id, msg_no, "x", {}), age_ms=BEGIN_MS + number
+            )
             transactions.record(entry, 0, b"", outcome)
         if len(messages) == 1:
             kept.append(txn_id)

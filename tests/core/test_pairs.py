@@ -86,7 +86,7 @@ def picture(node: Node) -> tuple[object, ...]:
     state = node.replica.state
     return (
         node.role, state.view, state.digest, state.fifo.last_seq, state.fifo.executed_seq, state.fifo.last_view,
-        len(state.transactions.open), state.transactions.remembered_count, state.header_ms,
+        len(state.transactions.open), state.transactions.remembered_count, state.clocks.header_ms,
     )  # fmt: skip
 
 

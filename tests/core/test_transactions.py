@@ -209,6 +209,22 @@ def test_a_full_table_forgets_its_oldest_replies_and_never_runs_them_again() -> 
     world.check()
 
 
+def test_p9_named_transactions_fill_a_table_of_their_own() -> None:
+    """They are kept for a day: a caller who names every transaction shuts out others who do so, and nobody else."""
+    world = World(Bank, remembered_named_max=2, remembered_replies_max=3, retain_named_ms=5_000)
+    name = world.active.name
+    for number in range(2):
+        assert world.call(name, f"order {number}", 1, "deposit", owner="x", cents=1)[0] is DONE
+    assert world.call(name, "one too many", 1, "deposit", owner="x", cents=1)[1][0] == "remembered_named_max"
+    assert world.call(name, "order 0", 1, "deposit", owner="x", cents=1) == (DONE, 1)
+    assert raw(world, new_txn_id(world.now_ms, b"0123456789")).status == DONE
+    status = world.active.replica.status()
+    assert (status["remembered"], status["remembered_named"]) == (3, 2)
+    world.settle(6_000)
+    assert world.call(name, "one too many", 1, "deposit", owner="x", cents=1)[0] is DONE
+    world.check()
+
+
 def test_an_id_from_the_future_is_refused() -> None:
     """More than max_skew_ms ahead of the header's time: the caller's clock is wrong."""
     world = World(Bank)
@@ -219,7 +235,7 @@ def test_an_id_from_the_future_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value"), [("open_txns_max", 2), ("remembered_replies_max", 2), ("rows_max", 2), ("fifo_entries_max", 2)]
+    ("limit", "value"), [("open_txns_max", 2), ("remembered_named_max", 2), ("rows_max", 2), ("fifo_entries_max", 2)]
 )
 def test_p9_a_reached_limit_is_overloaded_and_names_itself(limit: str, value: int) -> None:
     """The third is one too many; nothing of it is kept."""

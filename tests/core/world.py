@@ -148,6 +148,7 @@ class World:
         self.answers: dict[object, Answer] = {}
         self.now_ms = 1_700_000_000_000
         self.elapsed_ms = 1_000
+        self.skews: Counter[str] = Counter()  # node -> what its wall clock is off by
         self.tamper: Callable[[Node, Execute], None] | None = None
         self.keep: Callable[[Member, str, Frame], bool] = lambda source, target, frame: True
         self.held: list[tuple[Member, str, bytes]] = []
@@ -199,7 +200,7 @@ class World:
             node.give(LinkLost(target, False))
         for node in list(self.nodes.values()):
             if not node.is_stopped:
-                node.give(Tick(self.now_ms, self.elapsed_ms))
+                node.give(Tick(self.now_ms + self.skews[node.name], self.elapsed_ms))
                 node.give(TurnEnded())
         self.run()
 

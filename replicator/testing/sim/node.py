@@ -186,8 +186,9 @@ class SimNode(Node):
         outcome = replica.execute(effect)
         self._stepper.follow(replica.step(Executed(entry, outcome)))
         if state.fifo.executed_seq == entry.seq:
-            is_open = entry.txn_id in state.transactions.open
-            self.recorder.executed(self.me, effect, outcome, state.digest, is_open=is_open)
+            transaction = state.transactions.open.get(entry.txn_id)
+            expect_no = 0 if transaction is None else transaction.expect_no
+            self.recorder.executed(self.me, effect, outcome, state.digest, expect_no=expect_no)
 
     def _propose(self, effect: Propose) -> None:
         self.recorder.proposed(effect.view)

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from replicator.config import TimingConfig
 from replicator.core.effects import Execute
 from replicator.core.executor import Outcome
-from replicator.core.messages import Answer, Kind, Status, split_message
+from replicator.core.messages import Answer, Entry, Kind, Status, split_message
 from replicator.core.views import Member, View
 from replicator.testing.calls import LEVEL_NAMES, CallBook
 from replicator.testing.history import Adopted, Call, Done, Released
 from replicator.testing.sim.timeline import EPOCH_MS, Timeline
+
+#: What a header may be ahead of what has passed: the configuration's default.
+MAX_SKEW_MS = TimingConfig().max_skew_ms
 
 
 class Recorder(CallBook):
@@ -26,6 +30,9 @@ class Recorder(CallBook):
         self.lines: list[tuple[float, str, str, Mapping[str, object]]] = []
         self.on_note: Callable[[str, str, Mapping[str, Any]], None] = lambda name, event, facts: None
         self.skew_ms_max = 0  # what any wall clock has ever been ahead
+        self.skews_ms: dict[str, int] = {}  # the most that a node's wall clock has ever been ahead
+        self._offsets_ms: dict[int, float] = {}  # view -> the most that a header of it was ahead of the true time
+        self._expected_ms: dict[tuple[bytes, int], tuple[float, int]] = {}  # expectation -> since when, for how long
         self._catchups: Counter[Member] = Counter()
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
         self.on_proposed: Callable[[View], None] = lambda view: None
@@ -56,9 +63,10 @@ class Recorder(CallBook):
             adopted = Adopted(me.name, me.incarnation, facts["view"], str(facts["role"]), self.timeline.now_ms)
             self.history.adopted.append(adopted)
 
-    def executed(self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, is_open: bool) -> None:
-        """Take an entry that a node has executed and committed."""
+    def executed(self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, expect_no: int) -> None:
+        """Take an entry that a node has executed and committed; *expect_no*: what its transaction waits for now, 0: nothing."""
         entry = effect.entry
+        self._watch_times(entry, outcome, expect_no)
         if entry.time_ms > EPOCH_MS + self.timeline.now_ms + self.skew_ms_max + 1:
             ahead_ms = entry.time_ms - EPOCH_MS - round(self.timeline.now_ms)
             self.history.witnessed.append(("P5", f"seq {entry.seq} is stamped {ahead_ms} ms ahead of every clock"))
@@ -78,11 +86,31 @@ class Recorder(CallBook):
             status=Status(outcome.status).name.lower(),
             body=outcome.body,
             digest=digest,
-            is_open=is_open,
+            is_open=expect_no > 0,
             at_ms=self.timeline.now_ms,
         )
         self.history.done.append(done)
         self.timeline.trace(f"{me.name} did {entry.seq} {digest:x}")
+
+    def _watch_times(self, entry: Entry, outcome: Outcome, expect_no: int) -> None:
+        """V19: within a view the header's time leaves the true one by no more than two clocks agree on, and the skew that is
+        allowed; a deadline comes after the time that was said."""
+        now_ms = self.timeline.now_ms
+        offset_ms = entry.time_ms - EPOCH_MS - now_ms
+        believed_ms = sorted((0, 0, *self.skews_ms.values()))[-2]
+        before_ms = self._offsets_ms.get(entry.view)
+        if before_ms is not None and offset_ms > max(before_ms, believed_ms) + MAX_SKEW_MS + 2:
+            text = f"seq {entry.seq} is stamped {round(offset_ms)} ms ahead, the entry before it {round(before_ms)} ms"
+            self.history.witnessed.append(("V19", text))
+        self._offsets_ms[entry.view] = offset_ms if before_ms is None else max(before_ms, offset_ms)
+        if entry.kind == Kind.DEADLINE:
+            since_ms, within_ms = self._expected_ms.get((entry.txn_id, entry.msg_no), (0.0, 0))
+            if now_ms - since_ms < within_ms - 2:
+                text = f"a deadline of {within_ms} ms at seq {entry.seq} came after {round(now_ms - since_ms)} ms"
+                self.history.witnessed.append(("V19", text))
+        expectation = outcome.state.expectation
+        if expect_no and expectation is not None:
+            self._expected_ms.setdefault((entry.txn_id, expect_no), (now_ms, expectation.within_ms))
 
     def released(self, me: Member, message: bytes, answer: Answer, *, readonly: bool, stale: bool) -> None:
         """Take a reply that leaves a node."""
