@@ -28,6 +28,7 @@ the error again from it.
       Divergence             digests differ
       StorageError           a file cannot be read or written
         CorruptRecord        carries file and offset
+        SchemaMismatch       what is stored is of another version of the service; nothing was changed
       InternalError          a bug in replicator; the node halts
 """
 
@@ -178,6 +179,10 @@ class CorruptRecord(StorageError):
         super().__init__(message)
         self.file = file
         self.offset = offset
+
+
+class SchemaMismatch(StorageError):
+    """What is stored belongs to another version of the service; the message says what differs. Nothing was changed."""
 
 
 class InternalError(ReplicatorError):
