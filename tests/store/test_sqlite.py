@@ -52,7 +52,7 @@ def test_u2_a_file_of_another_schema_is_refused_told_and_left_as_it_is(tmp_path:
         ((schema[0], schema[2], schema[1]), "order in record Card: was cents, points, is points, cents"),
         ((*schema, "table more: str -> int"), "table more: was not there, is str -> int"),
     ):
-        with pytest.raises(SchemaMismatch, match="may be the only copy|Nothing was read or changed") as caught:
+        with pytest.raises(SchemaMismatch, match="Nothing was read or changed") as caught:
             SqliteStore(file, ("cards",), "db-1", changed)
         assert words in str(caught.value)
         assert "remove" not in str(caught.value)
@@ -71,7 +71,7 @@ def test_a_file_of_an_earlier_format_is_refused_and_left_as_it_is(tmp_path: Path
     with sqlite3.connect(tmp_path / "rows.sqlite") as connection:
         connection.execute("UPDATE meta SET value = 'replicator 1' WHERE name = 'format'")
     connection.close()
-    with pytest.raises(StorageError, match="of format 'replicator 1'.* may be the only copy"):
+    with pytest.raises(StorageError, match=r"of format 'replicator 1'.* may be the only copy"):
         store_at(tmp_path)
 
 
