@@ -143,6 +143,8 @@ _UNPACK_ERRORS = (ValueError, TypeError, msgpack.UnpackException, RecursionError
 def _garbage(error: BaseException) -> UsageError:
     if isinstance(error, UsageError):
         return error
+    if "max_ext_len" in str(error):
+        return UsageError("a msgpack extension type is not accepted")
     return UsageError(f"bytes that are not a packed value: {type(error).__name__}: {error}")
 
 

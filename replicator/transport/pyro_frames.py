@@ -75,7 +75,12 @@ def _refuse_extension(code: int, data: bytes) -> object:
 
 def unpack(payload: bytes | bytearray | memoryview) -> Any:
     """Unpack plain msgpack, arrays as tuples. Raises: one of UNPACK_ERRORS."""
-    return msgpack.unpackb(payload, use_list=False, ext_hook=_refuse_extension, max_ext_len=0)
+    try:
+        return msgpack.unpackb(payload, use_list=False, ext_hook=_refuse_extension, max_ext_len=0)
+    except ValueError as error:
+        if "max_ext_len" in str(error):
+            raise ValueError("a msgpack extension type is not plain") from error
+        raise
 
 
 def frame(kind: int, flags: int, seq: int, payload: bytes, serializer: int = MSGPACK) -> bytes:
