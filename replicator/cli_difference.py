@@ -99,7 +99,7 @@ def export(config: Config, node: str, path: Path, *, whole: bool, force: bool) -
     try:
         exporter = _Exporter(config, active, link, after=after, whole=whole)
         header = Header(
-            exporter.database_id, bytes.fromhex(active["fingerprint"]), tuple(active["tables"]),
+            exporter.database_id, bytes.fromhex(active["fingerprint"]), tuple(active["schema"]),
             Member(str(active["node"]), str(active["incarnation"])), node, exporter.view, after, whole,
             time.time_ns() // 1_000_000,
         )  # fmt: skip

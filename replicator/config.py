@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import ipaddress
 import json
+import os
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -302,8 +303,23 @@ def _check_addresses(config: Config) -> None:
         demand(
             is_allowed or _is_loopback(host), key, f"{host} is not loopback: without encryption, say insecure = true"
         )
-    folders = [node.data for node in config.nodes.values()]
-    demand(len(set(folders)) == len(folders), "nodes", "two nodes have the same data folder")
+    _check_folders(config)
+
+
+def _check_folders(config: Config) -> None:
+    """Check that no two things are kept in one place, whatever the file system makes of upper case and links."""
+    demand = partial(_demand, config.path)
+    names: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for name, node in config.nodes.items():
+        other = names.setdefault(name.casefold(), name)
+        demand(other == name, f"nodes.{name}", f"differs from nodes.{other} by case only: rename one")
+        other = folders.setdefault(os.path.realpath(node.data).casefold(), name)
+        sentence = f"two nodes have the same data folder, or one that differs by case only: that of nodes.{other}"
+        demand(other == name, f"nodes.{name}.data", sentence)
+    owner = folders.get(os.path.realpath(config.arbiter_file.parent).casefold(), "")
+    sentence = f"is in the data folder of node {owner}, which is that node's alone: name another place"
+    demand(not owner, "arbiter.url", sentence)
 
 
 def _is_name(text: str) -> bool:

@@ -29,6 +29,7 @@ the error again from it.
       StorageError           a file cannot be read or written, or is of something else
         CorruptRecord        carries file and offset
         StorageUnavailable   the disk is full, failed, or held by another process: start again later
+        SchemaMismatch       what is stored is of another version of the service; nothing was changed
       InternalError          a bug in replicator; the node halts
 """
 
@@ -197,6 +198,10 @@ def storage_error(what: str, error: OSError) -> StorageError:
     """Return the error for *what* (the file, and what could not be done with it); its class says whether it may pass."""
     kind = StorageUnavailable if error.errno in _PASSING else StorageError
     return kind(f"{what}: {error.strerror}")
+
+
+class SchemaMismatch(StorageError):
+    """What is stored belongs to another version of the service; the message says what differs. Nothing was changed."""
 
 
 class InternalError(ReplicatorError):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from replicator.errors import BadArguments, UsageError
-from replicator.values import Codec, codec_for, shown
+from replicator.records import hints_of, shown_value
+from replicator.values import Codec, codec_for, pack_checked, shown
 
 
 class HandlerSpec:
@@ -19,6 +19,7 @@ class HandlerSpec:
         "_codecs",
         "_defaults",
         "_is_positional",
+        "_shown_defaults",
         "function",
         "name",
         "parameters",
@@ -31,9 +32,9 @@ class HandlerSpec:
         self.name = name
         self.function = function
         self.readonly = readonly
-        hints = typing.get_type_hints(function)
-        signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[2:]
+        _check_function(function, where)
+        hints = hints_of(function, where)
+        parameters = list(inspect.signature(function).parameters.values())[2:]
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
                 raise UsageError(f"{where}: parameter {parameter} is not supported; name every argument")
@@ -49,13 +50,29 @@ class HandlerSpec:
             for argument, codec in self._codecs.items()
         )
         self.result = codec_for(hints["return"], f"{where} result")
-        self._defaults: dict[str, Any] = {
-            parameter.name: self._codecs[parameter.name].to_plain(parameter.default, f"{where}({parameter.name})")
-            for parameter in parameters
-            if parameter.default is not parameter.empty
-        }
+        self._defaults: dict[str, Any] = {}
+        self._shown_defaults: dict[str, str] = {}
+        for parameter in parameters:
+            if parameter.default is not parameter.empty:
+                plain = self._codecs[parameter.name].to_plain(parameter.default, f"{where}({parameter.name})")
+                pack_checked(plain)  # refuses text that is not valid Unicode
+                self._defaults[parameter.name] = plain
+                self._shown_defaults[parameter.name] = shown_value(parameter.default)
         listed = ", ".join(f"{name}: {self._codecs[name].name}" for name in self.parameters)
         self.signature = f"{name}({listed}) -> {self.result.name}"
+
+    @property
+    def codecs(self) -> list[Codec]:
+        """Those of its arguments, in order, and of its result."""
+        return [*self._codecs.values(), self.result]
+
+    def lines(self) -> list[str]:
+        """Describe it, for comparison with another node's (shape.py): one line for each argument, one for the rest."""
+        lines = []
+        for name, codec in self._codecs.items():
+            default = f" = {self._shown_defaults[name]}" if name in self._shown_defaults else ""
+            lines.append(f"handler {self.name}.{name}: {codec.name}{default}")
+        return [*lines, f"handler {self.name}: {'readonly ' if self.readonly else ''}-> {self.result.name}"]
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Turn a call's arguments into `{name: plain value}`, defaults filled in.
@@ -144,6 +161,23 @@ class HandlerSpec:
     def result_from_plain(self, plain: Any) -> Any:
         """Build the declared result type from a reply's plain value."""
         return self.result.from_plain(plain)
+
+
+def _check_function(function: Callable[..., Any], where: str) -> None:
+    """Refuse what cannot be run as a handler. Raises UsageError."""
+    if not inspect.isroutine(function) or isinstance(function, (staticmethod, classmethod)):
+        raise UsageError(f"{where}: mark a plain method with @handler, and put @handler above other decorators")
+    inner = inspect.unwrap(function)
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        raise UsageError(
+            f"{where}: a handler cannot be async, as nothing may happen between its beginning and its end: write def, and "
+            "wait for other systems in the caller, before the call"
+        )
+    if inspect.isgeneratorfunction(inner):
+        raise UsageError(f"{where}: a handler cannot yield: return a tuple of all its results")
+    own = list(inspect.signature(function).parameters.values())[:2]
+    if len(own) < 2 or any(each.kind not in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in own):
+        raise UsageError(f"{where}: a handler takes self and ctx first: def {function.__name__}(self, ctx, ...)")
 
 
 def _takes_by_position(function: Callable[..., Any], names: tuple[str, ...]) -> bool:

@@ -7,15 +7,16 @@ does) or talk to a node (the client's invoker does).
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from replicator.errors import UnknownHandler, UsageError
 from replicator.handlers import HandlerSpec
 from replicator.schema import T, Tables
+from replicator.shape import fingerprint_of, record_lines, rule_lines
 from replicator.values import shown
 
 P = ParamSpec("P")
@@ -54,7 +55,7 @@ class Handler(Generic[P, R]):
             return self._refuse_direct_call
         return BoundHandler(invoker, instance.handlers()[self.name])
 
-    def _refuse_direct_call(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+    def _refuse_direct_call(self, /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
         raise UsageError(
             f"handler {self.name!r} cannot be called on a service: connect() makes a client; "
             "between handlers share code in plain functions"
@@ -70,7 +71,7 @@ class BoundHandler:
         self.invoker = invoker
         self.spec = spec
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.invoker.invoke(self.spec, args, kwargs)
 
     def __repr__(self) -> str:
@@ -103,7 +104,7 @@ class Service(Generic[T]):
                 return balances[owner]
 
     Raises UsageError at class creation for handlers that cannot be called from afar. `version` is part of the
-    fingerprint that nodes compare: raise it when a plain function that handlers use changes its meaning.
+    fingerprint that nodes compare: raise it whenever a handler, or what it uses, comes to other outcomes.
     """
 
     version: ClassVar[str] = "1"
@@ -116,12 +117,17 @@ class Service(Generic[T]):
         if tables_class is None:
             raise UsageError(f"{cls.__name__}: name its tables: class {cls.__name__}(Service[YourTables])")
         cls._tables_class = tables_class
+        if type(cls.version) is not str:
+            raise UsageError(f'{cls.__name__}.version: must be text, such as "2"; no handler can have this name')
         specs: dict[str, HandlerSpec] = {}
         for name in dir(cls):
             member = inspect.getattr_static(cls, name)
+            where = f"{cls.__name__}.{name}"
             if isinstance(member, Handler):
-                where = f"{cls.__name__}.{name}"
+                _check_handler(cls, name, member, where)
                 specs[name] = HandlerSpec(name, member.function, readonly=member.readonly, where=where)
+            else:
+                _refuse_hidden_handler(cls, name, member, where)
         cls._handlers = specs
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -138,31 +144,54 @@ class Service(Generic[T]):
         return cls._tables_class
 
     @classmethod
-    def fingerprint(cls, *rules: object) -> bytes:
-        """Hash, into 8 bytes, what must be equal on all nodes: handlers, their code, tables, *rules*.
+    def fingerprint(cls, rules: Mapping[str, object] = MappingProxyType({})) -> bytes:
+        """Hash, into 8 bytes, what must be equal on all nodes: handlers, records, tables, `version`, *rules* (U1).
 
-        Two nodes whose fingerprints differ never replicate to each other (RELIABILITY.md, fault 67).
+        Two nodes whose fingerprints differ never replicate to each other (RELIABILITY.md, fault 67). No code is in it, so
+        that one source is one service under every Python version.
         """
-        parts: list[object] = [cls.__name__, cls.version, *rules]
-        for name, spec in sorted(cls._handlers.items()):
-            code = spec.function.__code__
-            parts += [name, spec.readonly, spec.signature, code.co_code.hex(), repr(_constants(code))]
-        for name, key_codec, row_codec in cls._tables_class._schema:
-            parts += [name, key_codec.name, row_codec.name]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+        return fingerprint_of(service_lines(cls, rules))
 
 
-def _constants(code: Any) -> list[object]:
-    """Return a code object's constants and names in a form that is equal in every process."""
-    found: list[object] = [code.co_names]
-    for constant in code.co_consts:
-        if inspect.iscode(constant):
-            found.append((constant.co_code.hex(), _constants(constant)))
-        elif isinstance(constant, frozenset):
-            found.append(sorted(map(repr, constant)))
-        else:
-            found.append(repr(constant))
-    return found
+def service_lines(service_class: type[Service[Any]], rules: Mapping[str, object]) -> tuple[str, ...]:
+    """Describe all of a service that must be equal on all nodes (shape.py)."""
+    cls = service_class
+    handlers = sorted(cls._handlers.items())
+    tables = cls._tables_class._schema
+    codecs = [codec for _, key_codec, row_codec in tables for codec in (key_codec, row_codec)]
+    codecs += [codec for _, spec in handlers for codec in spec.codecs]
+    return (
+        f"service: {cls.__name__}, version {cls.version!a}",
+        *(f"table {name}: {key_codec.name} -> {row_codec.name}" for name, key_codec, row_codec in tables),
+        *record_lines(codecs, cls.__name__, defaults=True),
+        *(line for _, spec in handlers for line in spec.lines()),
+        *rule_lines(rules),
+    )
+
+
+def _check_handler(cls: type[Service[Any]], name: str, member: Handler[..., Any], where: str) -> None:
+    """Refuse names that a client object, or a service, has for something else."""
+    if not name.isidentifier() or name.startswith("_"):
+        raise UsageError(f"{where}: a handler's name must be a Python name that does not begin with _")
+    if name in Service.__dict__:
+        raise UsageError(f"{where}: every service has an attribute of this name: give the handler another")
+    if member.name != name:
+        raise UsageError(f"{where}: is the handler {member.name!r} under a second name: declare it once")
+
+
+def _refuse_hidden_handler(cls: type[Service[Any]], name: str, member: object, where: str) -> None:
+    """Refuse what looks like a handler and is none: it would be gone without a word."""
+    inner = getattr(member, "__wrapped__", None) or getattr(member, "__func__", None) or getattr(member, "fget", None)
+    if isinstance(inner, Handler):
+        raise UsageError(f"{where}: put @handler above the other decorators")
+    for base in cls.__mro__:
+        if isinstance(base.__dict__.get(name), Handler):
+            if name in Service.__dict__:
+                raise UsageError(f"{where}: every service has an attribute of this name: give the handler another")
+            raise UsageError(
+                f"{where}: overrides a handler of {base.__name__} and is none itself: mark it @handler (or "
+                "@handler(readonly=True)); a subclass cannot take a handler away"
+            )
 
 
 def _declared_tables(cls: type[Any]) -> type[Tables] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, MutableMapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from replicator.errors import UsageError
 from replicator.rows import Access, Rows
@@ -17,6 +17,7 @@ from replicator.values import pack_checked
 
 K = TypeVar("K")
 V = TypeVar("V")
+D = TypeVar("D")
 
 _ABSENT = b"absent"  # compared by identity only
 
@@ -46,6 +47,12 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             raise KeyError(key)
         return typing.cast(V, self._decode(row))
 
+    @overload
+    def get(self, key: K, default: None = None) -> V | None: ...
+    @overload
+    def get(self, key: K, default: V) -> V: ...
+    @overload
+    def get(self, key: K, default: D) -> V | D: ...
     def get(self, key: K, default: Any = None) -> Any:
         """Return the row of *key*, or *default* if there is none."""
         row = self._changes.get(key, _ABSENT)

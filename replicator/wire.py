@@ -67,6 +67,8 @@ __all__ = [
 #: entry forgets, how deep a value may be; 5: that they forget by passed time); two versions never talk to each other.
 WIRE_VERSION = 5
 SUBMIT_VERSION = 1
+#: No number between nodes is greater, so that what is counted on from it fits into 64 bits.
+NUMBER_MAX = 2**62
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1
 
@@ -144,7 +146,7 @@ def decode_frame(database_id: str, data: object) -> Frame:
     for index, (name, check) in enumerate(checks):
         value = values[index]
         if check is int:
-            if type(value) is int and value >= 0:
+            if type(value) is int and 0 <= value <= NUMBER_MAX:
                 made.append(value)
                 continue
         elif check is Member:

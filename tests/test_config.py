@@ -62,6 +62,13 @@ def test_what_is_in_force_is_printed_as_toml(tmp_path: Path) -> None:
         (("[nodes.a]", "[nodes.a]\nport = 70000"), "nodes.a.port: must be a port from 0 to 65535"),
         (("[nodes.a]", '[nodes.a]\nhost = "10.0.0.1"'), "nodes.a.host: 10.0.0.1 is not loopback"),
         (("[nodes.a]", '[nodes.a]\ndata = "data-b"'), "two nodes have the same data folder"),
+        (("[nodes.a]", '[nodes.a]\ndata = "x/../data-b"'), "two nodes have the same data folder"),
+        (("[nodes.a]", '[nodes.a]\ndata = "Data-B"'), "differs by case only: that of nodes.a"),
+        (("[nodes.a]", "[nodes.B]"), "nodes.b: differs from nodes.B by case only"),
+        (
+            ("[nodes.a]", '[arbiter]\nurl = "embedded:data-b/rows.sqlite"\n[nodes.a]'),
+            "arbiter.url: is in the data folder of node b",
+        ),
         (("[nodes.a]\n[nodes.b]", ""), "nodes: name at least one node"),
         (("[nodes.a]", '[nodes."a b"]'), "nodes.a b: a node's name must be"),
         (

@@ -15,7 +15,9 @@ FUNCTION_LINES_MAX = 50
 #: A module imports only from its own layer and those before it.
 LAYERS = (
     ("replicator.errors",),
+    ("replicator.records",),
     ("replicator.values",),
+    ("replicator.shape",),
     ("replicator.config", "replicator.files"),
     ("replicator.rows",),
     ("replicator.tables",),

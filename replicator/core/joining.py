@@ -22,6 +22,12 @@ from replicator.core.restarting import Restarting
 from replicator.core.state import Role, State
 from replicator.core.views import Member, View, expanded
 from replicator.errors import CorruptRecord
+from replicator.shape import cut, differences, told
+
+#: Why a node with another fingerprint is refused. Behind it, line by line, the active's own description: the node that is refused
+#: says what differs.
+OTHER_SERVICE = "it runs another version of the service, or other rules, than the active"
+DESCRIBED_CHARS_MAX = 65_536
 
 #: What keeps a node outside that is on its way in.
 CATCHING_UP = "catching up"
@@ -86,7 +92,8 @@ class Joining:
         if state.role is not Role.ACTIVE:
             return "not active"
         if frame.fingerprint != state.fingerprint:
-            return "it runs another version of the service, or other rules, than the active"
+            described = cut(state.description, min(DESCRIBED_CHARS_MAX, state.rules.message_bytes_max))
+            return "\n".join((OTHER_SERVICE, *described))
         if frame.sender.name not in state.view.members or frame.sender.name == state.me.name:
             return f"node {frame.sender.name} is no member of this database, or is the active's own name"
         if any(view.has(frame.sender) for view in self.active.pending):
@@ -123,10 +130,19 @@ class Joining:
             self._because = CATCHING_UP
             self.recovery.begin(frame)
             return
-        if frame.problem != self._because:
-            self._because = frame.problem
-            if frame.problem not in ("", "not active"):
-                state.note("stays_outside", because=frame.problem)
+        problem = self._in_words(frame.problem)
+        if problem != self._because:
+            self._because = problem
+            if problem not in ("", "not active"):
+                state.note("stays_outside", because=problem)
+
+    def _in_words(self, problem: str) -> str:
+        """Say what differs from the active's service, if that is why it refused."""
+        reason, _, described = problem.partition("\n")
+        if not described:
+            return problem
+        found = differences(described.split("\n"), self.state.description, old_words="at the active", new_words="here")
+        return f"{reason}: {told(found)}" if found else reason
 
     def add_level_joiner(self) -> None:
         """Propose a joined node that holds everything released; from here on replies need it too (V12).

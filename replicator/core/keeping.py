@@ -14,7 +14,7 @@ from replicator.core.changes import TRANSACTIONS, Op
 from replicator.core.effects import Write, Written
 from replicator.core.persistence import Batch, Chunk, Restored, StoredRow
 from replicator.core.state import State
-from replicator.errors import CorruptRecord, UsageError
+from replicator.errors import CorruptRecord, SchemaMismatch, UsageError
 
 #: Between the beginnings of two batches that nobody waits for. A batch costs 110 us of CPU in the store beside its rows, and
 #: a row that changes again meanwhile is written once.
@@ -27,6 +27,8 @@ AGE_LOST_MS = 60_000
 
 #: Lives that a node may have between two in which it was in sync.
 LIVES_MAX = 256
+#: Transactions that are named one by one when a handler is missing.
+LISTED_MAX = 10
 
 
 class Keeper:
@@ -92,7 +94,10 @@ class Keeper:
         self.state.is_life_written = True
 
     def restore(self, restored: Restored) -> None:
-        """Take up the state that the disk held. O(rows log rows). Raises CorruptRecord: it must not be used then."""
+        """Take up the state that the disk held. O(rows log rows).
+
+        Raises CorruptRecord, or SchemaMismatch if the service lacks a handler that is needed: it must not be used then.
+        """
         state, position = self.state, restored.position
         tables = state.database.tables
         columns: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in tables]
@@ -123,7 +128,27 @@ class Keeper:
                 f"the stored rows have digest {state.digest:016x}, not {position.digest:016x} as when they were written: "
                 "the disk is damaged"
             )
+        self._check_handlers()
         state.note("restored", seq=position.seq, view=position.view, rows=state.database.row_count)
+
+    def _check_handlers(self) -> None:
+        """Refuse a service that lacks a handler which an open transaction names (U4). Raises SchemaMismatch. O(open)."""
+        handlers = self.state.service_class.handlers()
+        missing: set[str] = set()
+        waiting: list[str] = []
+        for txn_id, transaction in self.state.transactions.open.items():
+            assert transaction.expectation is not None
+            named = {*transaction.expectation.messages, transaction.expectation.otherwise}
+            if not named <= handlers.keys():
+                missing |= named - handlers.keys()
+                waiting.append(txn_id.hex())
+        if waiting:
+            shown = ", ".join(sorted(waiting)[:LISTED_MAX]) + (", ..." if len(waiting) > LISTED_MAX else "")
+            raise SchemaMismatch(
+                f"this version of {self.state.service_class.__name__} lacks the handler {' and '.join(sorted(missing))}, for "
+                f"which {len(waiting)} open transactions wait: {shown}. Nothing was changed: start the version that has it, let "
+                "these transactions end, and then take it away; or keep a handler of this name"
+            )
 
     def _set_position(self, restored: Restored) -> None:
         state, position = self.state, restored.position

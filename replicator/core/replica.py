@@ -251,6 +251,7 @@ class Replica:
             "database_id": state.database_id,
             "fingerprint": state.fingerprint.hex(),
             "tables": [table.name for table in state.database.tables],
+            "schema": list(state.schema),
             "catching_up": self.council.recovery.progress,
             "catchups": returned.catchups,
             "catchup_rows": returned.rows,

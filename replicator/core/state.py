@@ -7,7 +7,7 @@ commit an outcome, read a position.
 from __future__ import annotations
 
 import random
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -23,8 +23,9 @@ from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
 from replicator.database import Database
 from replicator.rows import DIGEST_MASK
-from replicator.schema import Tables
-from replicator.service import Service
+from replicator.schema import Tables, schema_lines
+from replicator.service import Service, service_lines
+from replicator.shape import fingerprint_of
 
 #: Views of the entries held that a node remembers.
 HISTORY_VIEWS_MAX = 128
@@ -72,9 +73,10 @@ class Rules:
     catchup_bytes_per_s: int = 1_000_000_000
     is_durable: bool = False  # the store outlives the process
 
-    def replicated(self) -> tuple[object, ...]:
-        """Return the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
-        return (*astuple(self.transactions()), self.tsd_bytes_max, self.deadline_ms_max)
+    def replicated(self) -> dict[str, object]:
+        """Return, by name, the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
+        others = {"tsd_bytes_max": self.tsd_bytes_max, "deadline_ms_max": self.deadline_ms_max}
+        return {**asdict(self.transactions()), **others}
 
     def transactions(self) -> TransactionRules:
         """Return the rules by which finished transactions are remembered."""
@@ -98,7 +100,10 @@ class State:
         self.view: View | None = None
         self.highest_view = 0
         self.service_class = type(service)
-        self.fingerprint = self.service_class.fingerprint(*rules.replicated())
+        #: What must be equal on all nodes, in words, and what the rows of a store are.
+        self.description = service_lines(self.service_class, rules.replicated())
+        self.schema = schema_lines(self.service_class.tables_class())
+        self.fingerprint = fingerprint_of(self.description)
         self.database: Database[Tables] = Database(self.service_class.tables_class())
         self.transactions = Transactions(rules.transactions())
         self.executor = Executor(

@@ -32,10 +32,11 @@ from replicator.errors import ConfigError, CorruptRecord, UsageError, storage_er
 from replicator.node.folder import ROWS_FILE, DataFolder
 from replicator.node.loading import load_service_class
 from replicator.node.node import rules_of
+from replicator.shape import check_schema
 from replicator.store.sqlite import SqliteStore
 from replicator.values import pack_wire, unpack_wire
 
-MAGIC = b"replicator difference 1\n"
+MAGIC = b"replicator difference 2\n"
 #: A part of a file; the active's chunks are far smaller.
 PART_BYTES_MAX = 64 << 20
 _LENGTH = struct.Struct(">I")
@@ -46,12 +47,13 @@ _HEADER, _ROWS, _END = 1, 2, 3
 class Header:
     """What a file is: of which database and service, made by which active for which node, and from which seq on.
 
-    `whole`: it holds everything, and fits a node that holds nothing or what is of no use. `made_ms`: since 1970.
+    `schema`: its tables and records, a line each (shape.py). `whole`: it holds everything, and fits a node that holds
+    nothing or what is of no use. `made_ms`: since 1970.
     """
 
     database_id: str
     fingerprint: bytes
-    tables: tuple[str, ...]
+    schema: tuple[str, ...]
     source: Member
     node: str
     view: int
@@ -67,9 +69,9 @@ class Header:
     def unpack(data: bytes) -> Header:
         """Unpack. Raises CorruptRecord."""
         try:
-            database_id, fingerprint, tables, source, node, view, after, whole, made_ms = unpack_wire(data)
+            database_id, fingerprint, schema, source, node, view, after, whole, made_ms = unpack_wire(data)
             return Header(
-                str(database_id), bytes(fingerprint), tuple(tables), Member(*source), str(node), int(view), int(after),
+                str(database_id), bytes(fingerprint), tuple(map(str, schema)), Member(*source), str(node), int(view), int(after),
                 bool(whole), int(made_ms),
             )  # fmt: skip
         except (UsageError, ValueError, TypeError) as error:
@@ -199,8 +201,8 @@ def apply_difference(config: Config, name: str, path: Path) -> Applied:
         me = Member(name, f"{folder.starts:08x}.difference")
         replica = Replica(service_class(), me, header.database_id, rules_of(config), seed=0)
         tables = tuple(table.name for table in replica.state.database.tables)
-        _check_fits(header, replica, folder, name, tables, path)
-        store = SqliteStore(folder.path / ROWS_FILE, tables, header.database_id)
+        _check_fits(header, replica, folder, name, path)
+        store = SqliteStore(folder.path / ROWS_FILE, tables, header.database_id, replica.state.schema)
         try:
             restored = store.load()
             if restored is not None:
@@ -213,14 +215,13 @@ def apply_difference(config: Config, name: str, path: Path) -> Applied:
         folder.close()
 
 
-def _check_fits(
-    header: Header, replica: Replica, folder: DataFolder, name: str, tables: tuple[str, ...], path: Path
-) -> None:
-    """Refuse what can never fit. Raises UsageError."""
+def _check_fits(header: Header, replica: Replica, folder: DataFolder, name: str, path: Path) -> None:
+    """Refuse what can never fit. Raises UsageError, SchemaMismatch."""
+    check_schema(header.schema, replica.state.schema, str(path))
     problem = ""
     if folder.database_id not in ("", header.database_id):
         problem = f"it is of database {header.database_id}, this node is of {folder.database_id}"
-    elif header.tables != tables or header.fingerprint != replica.state.fingerprint:
+    elif header.fingerprint != replica.state.fingerprint:
         problem = "the active that made it runs another version of the service, or other rules"
     elif header.node != name:
         problem = f"it was made for node {header.node}"

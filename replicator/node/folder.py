@@ -136,10 +136,16 @@ class DataFolder:
             )
 
     def open_writer(
-        self, tables: tuple[str, ...], database_id: str, hand_over: HandOver, done: Done, failed: Failed
+        self,
+        tables: tuple[str, ...],
+        schema: tuple[str, ...],
+        database_id: str,
+        hand_over: HandOver,
+        done: Done,
+        failed: Failed,
     ) -> WriterLike:
-        """Open the rows of this node. Raises StorageError, CorruptRecord."""
-        return StoreWriter(SqliteStore(self.path / ROWS_FILE, tables, database_id), hand_over, done, failed)
+        """Open the rows of this node. Raises StorageError, CorruptRecord, SchemaMismatch."""
+        return StoreWriter(SqliteStore(self.path / ROWS_FILE, tables, database_id, schema), hand_over, done, failed)
 
     def close(self) -> None:
         """Give the folder back."""

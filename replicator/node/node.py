@@ -358,7 +358,12 @@ class Node:
         if replica.state.rules.is_durable:
             tables = tuple(table.name for table in replica.state.database.tables)
             self.writer = self.folder.open_writer(
-                tables, database_id, self.loop.call_soon_threadsafe, self._on_written, self._on_write_failed
+                tables,
+                replica.state.schema,
+                database_id,
+                self.loop.call_soon_threadsafe,
+                self._on_written,
+                self._on_write_failed,
             )
             restored = self.writer.load()
             if restored is not None:

@@ -1,6 +1,6 @@
 """Own the store on disk: one SQLite file per node, WAL, synchronous=FULL; readable with the `sqlite3` command.
 
-    meta(name, value)             format, database, service's tables, position
+    meta(name, value)             format, database, schema (the service's tables and records, a line each), position
     rows_NAME(key, row, seq)      one table for each table of the service; canonical packed bytes
     transactions(key, row, seq)   open transactions and remembered replies
     gone(tbl, key, seq)           rows that are gone, while some member may not know it
@@ -19,9 +19,11 @@ from types import NoneType
 from replicator.core.changes import TRANSACTIONS
 from replicator.core.persistence import Batch, Chunk, Position, Restored
 from replicator.errors import CorruptRecord, StorageError, StorageUnavailable
+from replicator.shape import check_schema
 from replicator.store.wal import check_wal
 
-FORMAT = "replicator 1"
+#: 2: the schema is told.
+FORMAT = "replicator 2"
 #: Pages of the write-ahead log after which SQLite moves them into the file: 16 MiB, seldom enough to stay off most commits.
 CHECKPOINT_PAGES = 4_096
 #: Rows of one statement of a batch. Around each statement the interpreter's lock is given up and taken again: done for every
@@ -68,9 +70,14 @@ def _unusable(path: Path, error: Exception) -> StorageError:
 
 
 class SqliteStore:
-    """A node's rows in *path*. Raises StorageError, CorruptRecord for a file that cannot be used."""
+    """A node's rows in *path*. Raises StorageError, CorruptRecord, SchemaMismatch for a file that cannot be used.
 
-    def __init__(self, path: Path, tables: tuple[str, ...], database_id: str) -> None:
+    *tables*: their names, in order. *schema*: what they and the records in them are (shape.py), or only that there are such.
+    """
+
+    def __init__(
+        self, path: Path, tables: tuple[str, ...], database_id: str, schema: tuple[str, ...] | None = None
+    ) -> None:
         self.path = path
         self._failed = ""
         self._seq = 0  # of the last batch
@@ -86,7 +93,7 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise _unusable(path, error) from error
         try:
-            self._open(tables, database_id)
+            self._open(database_id, tuple(f"table {name}: any" for name in tables) if schema is None else schema)
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise _unusable(path, error) from error
@@ -94,7 +101,7 @@ class SqliteStore:
             self._connection.close()
             raise
 
-    def _open(self, tables: tuple[str, ...], database_id: str) -> None:
+    def _open(self, database_id: str, schema: tuple[str, ...]) -> None:
         execute = self._connection.execute
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=FULL")
@@ -102,13 +109,15 @@ class SqliteStore:
         execute("BEGIN IMMEDIATE")
         execute("CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
         known = dict(execute("SELECT name, value FROM meta WHERE name != 'position'"))
-        wanted = {"format": FORMAT, "database": database_id, "tables": " ".join(tables)}
-        for name, value in wanted.items():
-            if name in known and known[name] != value:
+        wanted = {"format": FORMAT, "database": database_id, "schema": "\n".join(schema)}
+        for name in ("format", "database"):
+            if name in known and known[name] != wanted[name]:
                 raise StorageError(
-                    f"{self.path} is of {name} {known[name]!r}, this node is of {value!r}: "
-                    "give this node its own data folder, or move this one away; it is left as it was"
+                    f"{self.path} is of {name} {known[name]!r}, this node is of {wanted[name]!r}; give this node a data "
+                    "folder of its own, and keep this one: what it holds may be the only copy"
                 )
+        if known:
+            check_schema(str(known.get("schema", "")).split("\n"), schema, str(self.path))
         for name in self._tables.values():
             execute(
                 f"CREATE TABLE IF NOT EXISTS {name}(key BLOB PRIMARY KEY, row BLOB NOT NULL, seq INTEGER NOT NULL) "

@@ -69,12 +69,18 @@ def new_packer() -> Any:
 
 
 def _refuse_extension(code: int, data: bytes) -> object:
+    """Refuse an extension without data; one with data is beyond `max_ext_len`, type -1 (which asks no hook) included."""
     raise ValueError(f"msgpack extension type {code}")
 
 
 def unpack(payload: bytes | bytearray | memoryview) -> Any:
     """Unpack plain msgpack, arrays as tuples. Raises: one of UNPACK_ERRORS."""
-    return msgpack.unpackb(payload, use_list=False, ext_hook=_refuse_extension)
+    try:
+        return msgpack.unpackb(payload, use_list=False, ext_hook=_refuse_extension, max_ext_len=0)
+    except ValueError as error:
+        if "max_ext_len" in str(error):
+            raise ValueError("a msgpack extension type is not plain") from error
+        raise
 
 
 def frame(kind: int, flags: int, seq: int, payload: bytes, serializer: int = MSGPACK) -> bytes:

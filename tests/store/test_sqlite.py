@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from replicator.core.persistence import Batch, StoredRow
-from replicator.errors import CorruptRecord, StorageError
+from replicator.errors import CorruptRecord, SchemaMismatch, StorageError
 from replicator.node.folder import DataFolder
 from replicator.store.sqlite import SqliteStore
 from tests.store.bad_fsync import why_not
@@ -35,8 +35,44 @@ def test_a_file_of_another_database_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_a_service_with_other_tables_is_refused(tmp_path: Path) -> None:
     """Rows are stored by the number of their table."""
     store_at(tmp_path).close()
-    with pytest.raises(StorageError, match="tables"):
+    with pytest.raises(SchemaMismatch, match="order in tables: was cards, calls, is calls, cards"):
         store_at(tmp_path, tables=("calls", "cards"))
+
+
+def test_u2_a_file_of_another_schema_is_refused_told_and_left_as_it_is(tmp_path: Path) -> None:
+    """Read by position, cents would be points. The schema is text that a person can read; nothing is advised that destroys."""
+    file = tmp_path / "rows.sqlite"
+    schema = ("table cards: str -> Card", "record Card.cents: int", "record Card.points: int")
+    store = SqliteStore(file, ("cards",), "db-1", schema)
+    store.write(Batch(position(1), [StoredRow(0, b"k", b"row", 1)]))
+    store.close()
+    before = file.read_bytes()
+    for changed, words in (
+        ((*schema[:2], "record Card.points: float"), "record Card.points: was int, is float"),
+        ((schema[0], schema[2], schema[1]), "order in record Card: was cents, points, is points, cents"),
+        ((*schema, "table more: str -> int"), "table more: was not there, is str -> int"),
+    ):
+        with pytest.raises(SchemaMismatch, match="Nothing was read or changed") as caught:
+            SqliteStore(file, ("cards",), "db-1", changed)
+        assert words in str(caught.value)
+        assert "remove" not in str(caught.value)
+        assert file.read_bytes() == before
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == ("\n".join(schema),)
+    connection.close()
+    store = SqliteStore(file, ("cards",), "db-1", schema)
+    assert loaded(store)
+    store.close()
+
+
+def test_a_file_of_an_earlier_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    """It does not tell what its rows are, so nobody can say whether they are read rightly."""
+    store_at(tmp_path).close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as connection:
+        connection.execute("UPDATE meta SET value = 'replicator 1' WHERE name = 'format'")
+    connection.close()
+    with pytest.raises(StorageError, match=r"of format 'replicator 1'.* may be the only copy"):
+        store_at(tmp_path)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

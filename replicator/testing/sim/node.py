@@ -20,6 +20,7 @@ from replicator.node.notes import Notes
 from replicator.node.stepping import Performers
 from replicator.node.writer import Done, Failed
 from replicator.service import Service
+from replicator.shape import check_schema
 from replicator.store.memory import MemoryStore
 from replicator.testing.sim.process import Process
 from replicator.testing.sim.recorder import Recorder
@@ -41,6 +42,7 @@ class Disk:
     fails: Callable[[], bool] = field(default=lambda: False)  # whether a write fails now
     store: MemoryStore = field(default_factory=MemoryStore)
     write_us: tuple[int, int] = WRITE_US  # how long a batch takes to become durable
+    schema: tuple[str, ...] = ()  # of what it holds
 
 
 class SimFolder(DataFolder):
@@ -71,9 +73,17 @@ class SimFolder(DataFolder):
         """A simulated deployment keeps its store."""
 
     def open_writer(
-        self, tables: tuple[str, ...], database_id: str, hand_over: HandOver, done: Done, failed: Failed
+        self,
+        tables: tuple[str, ...],
+        schema: tuple[str, ...],
+        database_id: str,
+        hand_over: HandOver,
+        done: Done,
+        failed: Failed,
     ) -> SimWriter:
-        """Open the rows."""
+        """Open the rows. Raises SchemaMismatch."""
+        check_schema(self._disk.schema or schema, schema, f"the disk of {self._process.name}")
+        self._disk.schema = schema
         return SimWriter(self._disk, self._process, done, failed)
 
     def close(self) -> None:
