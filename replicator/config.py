@@ -127,7 +127,14 @@ class LimitsConfig:
         256, "rows in one chunk of a catch-up: what the loop packs in well under a millisecond"
     )
     catchup_bytes_per_s: int = _key(1_000_000_000, "bytes a second of a catch-up, so that live traffic is not held up")
-    rows_max: int = _key(10_000_000, "rows in memory (at 280 bytes each, 2.8 GB); above: Overloaded")
+    reply_bytes_max: int = _key(1 << 20, "bytes of one packed reply or Abort; above: the handler fails")
+    row_bytes_max: int = _key(1 << 20, "bytes of one packed row with its key; above: the handler fails")
+    rows_max: int = _key(
+        10_000_000, "rows in memory (at 280 bytes each, 2.8 GB); above: Overloaded, or the handler fails"
+    )
+    rows_bytes_max: int = _key(
+        4 << 30, "bytes of all packed rows with their keys (in memory: 250 a row more); above as rows_max"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ the error again from it.
         UnknownHandler       the service has no such handler
         BadArguments         arguments missing, unknown or of a wrong type
         MessageTooLarge      the packed message is above the limit
+        ReplyTooLarge        what a handler returns, or refuses with, is above the limit
+        RowTooLarge          a row that a handler writes is above the limit
+        TablesFull           what a handler writes does not fit into the tables any more
       TransactionError       about one transaction; carries txn_id
         Aborted              the handler refused; nothing changed; do not retry
         HandlerFailed        the handler raised something else; nothing changed; a bug in the service
@@ -28,6 +31,7 @@ the error again from it.
       Divergence             digests differ
       StorageError           a file cannot be read or written
         CorruptRecord        carries file and offset
+      OutOfMemory            the machine has not the memory to go on; the node ends, start it again
       InternalError          a bug in replicator; the node halts
 """
 
@@ -58,6 +62,18 @@ class BadArguments(UsageError):
 
 class MessageTooLarge(UsageError):
     """The packed message is above the limit `message_bytes_max`."""
+
+
+class ReplyTooLarge(UsageError):
+    """What a handler returns, or its `Abort`, has more packed bytes than `reply_bytes_max`: the handler fails."""
+
+
+class RowTooLarge(UsageError):
+    """A row that a handler writes has, with its key, more packed bytes than `row_bytes_max`: the handler fails."""
+
+
+class TablesFull(UsageError):
+    """All rows together would be more than `rows_max`, or have more bytes than `rows_bytes_max`: the handler fails."""
 
 
 class TransactionError(ReplicatorError):
@@ -178,6 +194,10 @@ class CorruptRecord(StorageError):
         super().__init__(message)
         self.file = file
         self.offset = offset
+
+
+class OutOfMemory(ReplicatorError):
+    """The machine has not the memory that this process needs to go on as the others do: it ends; start it again."""
 
 
 class InternalError(ReplicatorError):

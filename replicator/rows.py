@@ -50,9 +50,9 @@ def hash_sum(table: int, keys: Iterable[bytes], rows: Iterable[bytes]) -> int:
 
 
 class Rows:
-    """The committed rows of one table: `{key: packed row}` in key order, and their digest."""
+    """The committed rows of one table: `{key: packed row}` in key order, their digest, and `bytes_held`, keys included."""
 
-    __slots__ = ("_digest", "_unhashed", "index", "key_codec", "name", "row_codec", "rows")
+    __slots__ = ("_digest", "_unhashed", "bytes_held", "index", "key_codec", "name", "row_codec", "rows")
 
     def __init__(self, index: int, name: str, key_codec: Codec, row_codec: Codec) -> None:
         self.index = index
@@ -61,6 +61,7 @@ class Rows:
         self.row_codec = row_codec
         self.rows: SortedDict[Any, bytes] = SortedDict()
         self._digest = 0
+        self.bytes_held = 0
         #: Rows changed since the digest was moved along: {key: (packed key, the row that the digest still has)}.
         self._unhashed: dict[Any, tuple[bytes, bytes | None]] = {}
 
@@ -80,11 +81,14 @@ class Rows:
         if old is None:
             if row is not None:
                 rows[key] = row
+                self.bytes_held += len(key_bytes) + len(row)
             return False
         if row is not None:
             dict.__setitem__(rows, key, row)  # its place in the order stays
+            self.bytes_held += len(row) - len(old)
         else:
             del rows[key]
+            self.bytes_held -= len(key_bytes) + len(old)
         return True
 
     def get(self, key_bytes: bytes) -> bytes | None:
@@ -99,6 +103,7 @@ class Rows:
         """
         self.rows = SortedDict(zip(self.key_codec.decode_all(keys), rows, strict=True))
         self._unhashed = {}
+        self.bytes_held = sum(map(len, keys)) + sum(map(len, rows))
         self._digest = hash_sum(self.index, keys, rows) if digest is None else digest
 
     def keys_after(self, last: Any, count: int) -> list[Any]:
@@ -124,7 +129,9 @@ class Rows:
         self._digest = digest & DIGEST_MASK
 
     def check(self) -> None:
-        """Assert that the digest is that of the rows; O(rows)."""
+        """Assert that digest and bytes are those of the rows; O(rows)."""
+        held = sum(len(pack_checked(key)) + len(row) for key, row in self.rows.items())
+        assert held == self.bytes_held, f"bytes held by table {self.name} are not those of its rows"
         total = sum(row_hash(self.index, pack_checked(key), row) for key, row in self.rows.items())
         assert total & DIGEST_MASK == self.digest, f"digest of table {self.name} does not match its rows"
 

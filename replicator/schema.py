@@ -38,6 +38,15 @@ class Tables:
             schema.append((name, _key_codec(key_type, where), codec_for(row_type, f"{where} row")))
         cls._schema = tuple(schema)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        raise UsageError(
+            f"{type(self).__name__}.{name} cannot be set: tables are fixed, change their rows "
+            f"(to replace them all: ctx.tables.{name}.clear(), then .update(...))"
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise UsageError(f"{type(self).__name__}.{name} cannot be deleted: tables are fixed; .clear() deletes all rows")
+
 
 def _key_codec(annotation: Any, where: str) -> Codec:
     _check_key_type(annotation, where)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import typing
+from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
@@ -92,7 +93,19 @@ def handler(function: Callable[..., Any] | None = None, /, *, readonly: bool = F
     return lambda function: Handler(function, readonly=readonly)
 
 
-class Service(Generic[T]):
+class ServiceClass(ABCMeta):
+    """What a class of handlers is: fixed once it is made, as what a handler sets there is on one node, and in no table."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        if "_handlers" in cls.__dict__ and not name.startswith(("__", "_abc_")):
+            raise UsageError(f"{cls.__name__}.{name} cannot be set: a service keeps no state on its class; use a table")
+        super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        raise UsageError(f"{cls.__name__}.{name} cannot be deleted: a class of handlers is fixed")
+
+
+class Service(Generic[T], metaclass=ServiceClass):
     """A user's service: a class of message handlers over declared tables.
 
         class Bank(Service[Ledger]):
@@ -115,13 +128,13 @@ class Service(Generic[T]):
         tables_class = _declared_tables(cls)
         if tables_class is None:
             raise UsageError(f"{cls.__name__}: name its tables: class {cls.__name__}(Service[YourTables])")
-        cls._tables_class = tables_class
         specs: dict[str, HandlerSpec] = {}
         for name in dir(cls):
             member = inspect.getattr_static(cls, name)
             if isinstance(member, Handler):
                 where = f"{cls.__name__}.{name}"
                 specs[name] = HandlerSpec(name, member.function, readonly=member.readonly, where=where)
+        cls._tables_class = tables_class
         cls._handlers = specs
 
     def __setattr__(self, name: str, value: object) -> None:

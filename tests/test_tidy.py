@@ -17,7 +17,10 @@ LAYERS = (
     ("replicator.errors",),
     ("replicator.values",),
     ("replicator.config",),
-    ("replicator.rows",),
+    (
+        "replicator.running",
+        "replicator.rows",
+    ),
     ("replicator.tables",),
     ("replicator.schema",),
     ("replicator.database",),

@@ -134,6 +134,8 @@ class Active:
                 return "remembered_replies_max"
             if state.database.row_count >= rules.rows_max:
                 return "rows_max"
+            if state.database.bytes_held >= rules.rows_bytes_max:
+                return "rows_bytes_max"
         if not rules.continue_alone and state.view is not None and state.view.is_mismatch:
             return "backups_min"
         return ""

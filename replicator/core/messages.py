@@ -101,6 +101,21 @@ def split_message(message: bytes) -> tuple[bytes, int, object, object]:
     return txn_id, msg_no, body[0], body[1]
 
 
+def pack_told(status: Status, body: bytes) -> bytes:
+    """Pack the outcome that the active tells of an entry whose handler nobody else is to run (V21)."""
+    return pack_wire((int(status), body))
+
+
+def unpack_told(told: bytes) -> tuple[Status, bytes]:
+    """Unpack it. Raises UsageError unless it is an outcome that changes nothing."""
+    fields = unpack_wire(told)
+    if type(fields) is not tuple or len(fields) != 2 or type(fields[1]) is not bytes:
+        raise UsageError("not an outcome that is told")
+    if fields[0] not in (Status.ABORTED, Status.FAILED):
+        raise UsageError(f"an outcome of status {fields[0]!r:.20} cannot be told, only found out")
+    return Status(fields[0]), fields[1]
+
+
 def new_txn_id(now_ms: int, noise: bytes) -> bytes:
     """Make a transaction id: six bytes of time of creation, ten of *noise*."""
     return max(1, now_ms).to_bytes(6, "big") + noise[:10]
@@ -119,7 +134,8 @@ def created_ms(txn_id: bytes) -> int:
 class Entry:
     """A message with its control header, at its place in the FIFO.
 
-    `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed.
+    `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed. `told` is
+    empty, or the outcome that the active found and that its machine had a part in: then nobody runs the handler again (V21).
     Source: US 6,347,322 B1, "control header", "replication indicator".
     """
 
@@ -136,6 +152,7 @@ class Entry:
         "seq",
         "spec",
         "time_ms",
+        "told",
         "txn_id",
         "view",
     )
@@ -151,6 +168,7 @@ class Entry:
         message: bytes,
         recorded: bytes = b"",
         digest: bytes = b"",
+        told: bytes = b"",
     ) -> None:
         self.view = view
         self.seq = seq
@@ -161,6 +179,7 @@ class Entry:
         self.message = message
         self.recorded = recorded
         self.digest = digest
+        self.told = told
         self.packed = b""
         self.spec: Any = None  # set by whoever has split the message already: saves a second split
         self.arguments: dict[str, Any] | None = None
@@ -181,6 +200,7 @@ class Entry:
                 self.message,
                 self.recorded,
                 digest,
+                self.told,
             )
         )
 
@@ -192,6 +212,8 @@ class Entry:
             raise UsageError("not an entry of the FIFO")
         if len(fields[6]) < _HEAD_BYTES:
             raise UsageError("an entry's message is too short to be one")
+        if fields[9]:
+            unpack_told(fields[9])
         entry = Entry(*fields)
         entry.packed = packed
         return entry
@@ -200,4 +222,4 @@ class Entry:
         return f"<Entry seq={self.seq} view={self.view} txn={self.txn_id.hex()[:16]}#{self.msg_no}>"
 
 
-_ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes)
+_ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes, bytes)

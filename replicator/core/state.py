@@ -20,7 +20,7 @@ from replicator.core.messages import Entry, Level
 from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
-from replicator.database import Database
+from replicator.database import Bounds, Database
 from replicator.rows import DIGEST_MASK
 from replicator.schema import Tables
 from replicator.service import Service
@@ -63,7 +63,10 @@ class Rules:
     open_txns_max: int = 100_000
     remembered_replies_max: int = 1_000_000
     deadline_ms_max: int = 86_400_000
+    reply_bytes_max: int = 1 << 20
+    row_bytes_max: int = 1 << 20
     rows_max: int = 10_000_000
+    rows_bytes_max: int = 4 << 30
     clt_keys_max: int = 500_000
     join_entries_max: int = 1_000
     catchup_rows_max: int = 256
@@ -72,7 +75,18 @@ class Rules:
 
     def replicated(self) -> tuple[object, ...]:
         """Return the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
-        return (*astuple(self.transactions()), self.tsd_bytes_max, self.deadline_ms_max)
+        return (*astuple(self.transactions()), *self.bounds())
+
+    def bounds(self) -> Bounds:
+        """Return what one handler may make."""
+        return Bounds(
+            self.tsd_bytes_max,
+            self.deadline_ms_max,
+            self.reply_bytes_max,
+            self.row_bytes_max,
+            self.rows_max,
+            self.rows_bytes_max,
+        )
 
     def transactions(self) -> TransactionRules:
         """Return the rules by which finished transactions are remembered."""
@@ -97,11 +111,9 @@ class State:
         self.highest_view = 0
         self.service_class = type(service)
         self.fingerprint = self.service_class.fingerprint(*rules.replicated())
-        self.database: Database[Tables] = Database(self.service_class.tables_class())
+        self.database: Database[Tables] = Database(self.service_class.tables_class(), rules.bounds())
         self.transactions = Transactions(rules.transactions())
-        self.executor = Executor(
-            service, self.database, tsd_bytes_max=rules.tsd_bytes_max, deadline_ms_max=rules.deadline_ms_max
-        )
+        self.executor = Executor(service, self.database)
         self.fifo = Fifo()
         self.changes = ChangeList(rules.clt_keys_max)
         self.history: list[History] = []

@@ -44,7 +44,7 @@ from replicator.core.messages import LEVELS
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
-from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
+from replicator.errors import ConfigError, OutOfMemory, ReplicatorError, StorageError, UsageError
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
@@ -92,7 +92,10 @@ def rules_of(config: Config) -> Rules:
         open_txns_max=limits.open_txns_max,
         remembered_replies_max=limits.remembered_replies_max,
         deadline_ms_max=limits.deadline_ms_max,
+        reply_bytes_max=limits.reply_bytes_max,
+        row_bytes_max=limits.row_bytes_max,
         rows_max=limits.rows_max,
+        rows_bytes_max=limits.rows_bytes_max,
         clt_keys_max=limits.clt_keys_max,
         join_entries_max=limits.join_entries_max,
         catchup_rows_max=limits.catchup_rows_max,
@@ -366,8 +369,8 @@ class Node:
     def _on_written(self, seq: int) -> None:
         self.give(Written(seq))
 
-    def _on_write_failed(self, error: StorageError) -> None:
-        """What the disk holds now is not known: never go on as if it had kept its word."""
+    def _on_write_failed(self, error: StorageError | OutOfMemory) -> None:
+        """What the disk holds now is not known: never go on as if it had kept its word. Nor without the memory to go on."""
         self._perform_halt(Halt(str(error)))
 
     # -- looking -----------------------------------------------------------------------------------------------------
