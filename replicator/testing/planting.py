@@ -27,6 +27,7 @@ TRANSACTIONS, EXECUTOR, STATE = "replicator.core.transactions", "replicator.core
 OUTSIDE, RESTARTING, RECOVERY = "replicator.core.outside", "replicator.core.restarting", "replicator.core.recovery"
 CATCHUP, CHANGES, KEEPING = "replicator.core.catchup", "replicator.core.changes", "replicator.core.keeping"
 ROUTING = "distributor.routing"
+RUNNING = "replicator.running"
 
 
 def one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:
