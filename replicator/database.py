@@ -10,7 +10,7 @@ from sys import getrefcount
 from typing import Any, Generic, NamedTuple
 
 from replicator.errors import RowTooLarge, TablesFull
-from replicator.rows import DIGEST_MASK, Access, Change, Rows
+from replicator.rows import DIGEST_MASK, Access, Change, Rows, Totals
 from replicator.schema import T
 from replicator.tables import Table
 from replicator.values import new_tuple, pack_checked, shown
@@ -106,8 +106,9 @@ class Database(Generic[T]):
     def __init__(self, tables_class: type[T], bounds: Bounds = Bounds()) -> None:  # noqa: B008  # it cannot change
         self.tables_class = tables_class
         self.bounds = bounds
+        self.totals = Totals()
         self.tables = tuple(
-            Rows(index, name, key_codec, row_codec)
+            Rows(index, name, key_codec, row_codec, self.totals)
             for index, (name, key_codec, row_codec) in enumerate(tables_class._schema)
         )
 
@@ -122,7 +123,7 @@ class Database(Generic[T]):
 
     def refuse_too_much(self, changes: list[Change]) -> None:
         """Raise RowTooLarge or TablesFull for a handler's changes that are above a bound; who deletes may always. O(changes)."""
-        bounds = self.bounds
+        bounds, totals = self.bounds, self.totals
         new_bytes = 0
         for change in changes:
             if change.row is not None:
@@ -134,11 +135,11 @@ class Database(Generic[T]):
                     )
                 new_bytes += size
         # Most often this says enough; what is replaced and deleted is looked up only near a bound.
-        if self.row_count + len(changes) > bounds.rows_max or self.bytes_held + new_bytes > bounds.rows_bytes_max:
+        if totals.row_count + len(changes) > bounds.rows_max or totals.bytes_held + new_bytes > bounds.rows_bytes_max:
             self._refuse_overflow(changes)
 
     def _refuse_overflow(self, changes: list[Change]) -> None:
-        count, size = self.row_count, self.bytes_held
+        count, size = self.totals.row_count, self.totals.bytes_held
         more, more_bytes = 0, 0
         for change in changes:
             old: bytes | None = self.tables[change.table].rows.get(change.key)
@@ -157,27 +158,23 @@ class Database(Generic[T]):
             )
 
     @property
-    def bytes_held(self) -> int:
-        """Packed bytes of the rows of all tables, with their keys. O(tables)."""
-        size = 0
-        for table in self.tables:
-            size += table.bytes_held
-        return size
-
-    @property
     def digest(self) -> int:
         """The 64-bit digest over all tables: equal tables, equal digests."""
         return sum(table.digest for table in self.tables) & DIGEST_MASK
 
     @property
     def row_count(self) -> int:
-        """Rows in all tables."""
-        count = 0
-        for table in self.tables:
-            count += len(table.rows)
-        return count
+        """Rows in all tables. O(1)."""
+        return self.totals.row_count
+
+    @property
+    def bytes_held(self) -> int:
+        """Packed bytes of the rows of all tables, with their keys. O(1)."""
+        return self.totals.bytes_held
 
     def check(self) -> None:
         """Assert every invariant; O(rows), for tests and the simulator."""
         for table in self.tables:
             table.check()
+        assert self.totals.row_count == sum(len(table.rows) for table in self.tables), "the count of rows"
+        assert self.totals.bytes_held == sum(table.count_bytes() for table in self.tables), "the bytes of the rows"
