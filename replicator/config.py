@@ -12,7 +12,7 @@ import ipaddress
 import json
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,6 +164,9 @@ class Config:
         return self.nodes[name]
 
 
+#: What a frame holds beside its largest part: heads, a chunk of a catch-up before the row that fills it, a position.
+FRAME_EXTRA_BYTES = 65_536
+
 _SECTIONS: dict[str, type[Any]] = {
     "database": DatabaseConfig,
     "name_server": NameServerConfig,
@@ -269,10 +272,27 @@ def _check(config: Config) -> None:
     for key in ("retain_ms", "retain_min_ms"):
         demand(timing.call_timeout_ms < getattr(timing, key), f"timing.{key}", "must be greater than call_timeout_ms")
         demand(timing.max_skew_ms <= getattr(timing, key), f"timing.{key}", "must be at least max_skew_ms")
+    _check_frames(demand, limits)
+
+
+def _check_frames(demand: Callable[[bool, str, str], None], limits: LimitsConfig) -> None:
+    """Check that whatever one frame must hold fits into it: what does not would be sent again for ever."""
+    largest = {
+        "message_bytes_max + reply_bytes_max + batch_bytes_max": limits.message_bytes_max
+        + limits.reply_bytes_max
+        + limits.batch_bytes_max,
+        "row_bytes_max": limits.row_bytes_max,
+        "reply_bytes_max + tsd_bytes_max": limits.reply_bytes_max + limits.tsd_bytes_max,
+    }
+    for what, size in largest.items():
+        demand(
+            size + FRAME_EXTRA_BYTES <= limits.frame_bytes_max,
+            "limits.frame_bytes_max",
+            f"must have room for {what} + {FRAME_EXTRA_BYTES}: at least {size + FRAME_EXTRA_BYTES}",
+        )
+    demand(limits.row_bytes_max <= limits.rows_bytes_max, "limits.rows_bytes_max", "must be at least row_bytes_max")
     demand(
-        limits.message_bytes_max + limits.batch_bytes_max + 1024 <= limits.frame_bytes_max,
-        "limits.frame_bytes_max",
-        "must have room for message_bytes_max + batch_bytes_max + 1024",
+        limits.message_bytes_max <= limits.fifo_bytes_max, "limits.fifo_bytes_max", "must be at least message_bytes_max"
     )
 
 

@@ -53,6 +53,7 @@ class Rules:
     retain_named_ms: int = 86_400_000
     max_skew_ms: int = 60_000
     message_bytes_max: int = 1 << 20
+    frame_bytes_max: int = 16 << 20
     batch_entries_max: int = 256
     batch_bytes_max: int = 65_536
     fifo_entries_max: int = 100_000

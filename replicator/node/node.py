@@ -82,6 +82,7 @@ def rules_of(config: Config) -> Rules:
         retain_named_ms=timing.retain_named_ms,
         max_skew_ms=timing.max_skew_ms,
         message_bytes_max=limits.message_bytes_max,
+        frame_bytes_max=limits.frame_bytes_max,
         batch_entries_max=limits.batch_entries_max,
         batch_bytes_max=limits.batch_bytes_max,
         fifo_entries_max=limits.fifo_entries_max,
@@ -162,7 +163,11 @@ class Node:
         return self._stepper.replica
 
     def _make_gateway(self) -> Gateway:
-        return Gateway(self._stepper.submit, invoke_ms=self.config.timing.call_timeout_ms)
+        return Gateway(
+            self._stepper.submit,
+            invoke_ms=self.config.timing.call_timeout_ms,
+            frame_bytes_max=self.config.limits.frame_bytes_max,
+        )
 
     def _serve(self) -> ServerLike:
         """Listen."""
