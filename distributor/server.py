@@ -49,7 +49,9 @@ class DistributorProcess:
         self._register = _open_register(config) if with_arbiter else None
         self.loop = platform.loop()
         timing, limits = config.timing, config.limits
-        self._gateway = Gateway(self._admit, invoke_ms=timing.call_timeout_ms)
+        self._gateway = Gateway(
+            self._admit, invoke_ms=timing.call_timeout_ms, frame_bytes_max=config.limits.frame_bytes_max
+        )
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: self._gateway.endpoint(),
             "replicator.operator": {"status": lambda request: request.reply(self.status())},

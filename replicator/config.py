@@ -13,7 +13,7 @@ import json
 import os
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,14 @@ class LimitsConfig:
         256, "rows in one chunk of a catch-up: what the loop packs in well under a millisecond"
     )
     catchup_bytes_per_s: int = _key(1_000_000_000, "bytes a second of a catch-up, so that live traffic is not held up")
-    rows_max: int = _key(10_000_000, "rows in memory (at 280 bytes each, 2.8 GB); above: Overloaded")
+    reply_bytes_max: int = _key(1 << 20, "bytes of one packed reply or Abort; above: the handler fails")
+    row_bytes_max: int = _key(1 << 20, "bytes of one packed row with its key; above: the handler fails")
+    rows_max: int = _key(
+        10_000_000, "rows in memory (at 280 bytes each, 2.8 GB); above: Overloaded, or the handler fails"
+    )
+    rows_bytes_max: int = _key(
+        4 << 30, "bytes of all packed rows with their keys (in memory: 250 a row more); above as rows_max"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +170,9 @@ class Config:
             raise ConfigError(f"{self.path}: there is no [nodes.{name}]{hint}")
         return self.nodes[name]
 
+
+#: What a frame holds beside its largest part: heads, a chunk of a catch-up before the row that fills it, a position.
+FRAME_EXTRA_BYTES = 65_536
 
 _SECTIONS: dict[str, type[Any]] = {
     "database": DatabaseConfig,
@@ -278,10 +288,27 @@ def _check(config: Config) -> None:
     for key in ("retain_ms", "retain_min_ms"):
         demand(timing.call_timeout_ms < getattr(timing, key), f"timing.{key}", "must be greater than call_timeout_ms")
         demand(timing.max_skew_ms <= getattr(timing, key), f"timing.{key}", "must be at least max_skew_ms")
+    _check_frames(demand, limits)
+
+
+def _check_frames(demand: Callable[[bool, str, str], None], limits: LimitsConfig) -> None:
+    """Check that whatever one frame must hold fits into it: what does not would be sent again for ever."""
+    largest = {
+        "message_bytes_max + reply_bytes_max + batch_bytes_max": limits.message_bytes_max
+        + limits.reply_bytes_max
+        + limits.batch_bytes_max,
+        "row_bytes_max": limits.row_bytes_max,
+        "reply_bytes_max + tsd_bytes_max": limits.reply_bytes_max + limits.tsd_bytes_max,
+    }
+    for what, size in largest.items():
+        demand(
+            size + FRAME_EXTRA_BYTES <= limits.frame_bytes_max,
+            "limits.frame_bytes_max",
+            f"must have room for {what} + {FRAME_EXTRA_BYTES}: at least {size + FRAME_EXTRA_BYTES}",
+        )
+    demand(limits.row_bytes_max <= limits.rows_bytes_max, "limits.rows_bytes_max", "must be at least row_bytes_max")
     demand(
-        limits.message_bytes_max + limits.batch_bytes_max + 1024 <= limits.frame_bytes_max,
-        "limits.frame_bytes_max",
-        "must have room for message_bytes_max + batch_bytes_max + 1024",
+        limits.message_bytes_max <= limits.fifo_bytes_max, "limits.fifo_bytes_max", "must be at least message_bytes_max"
     )
 
 

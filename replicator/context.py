@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Self
 
 from replicator.errors import UsageError
 from replicator.schema import T
@@ -26,7 +26,17 @@ class Abort(Exception):
         raise Abort("too little", owner=source, missing=120)
 
     *reason* and *facts* are plain values; the caller gets them as `Aborted`. An open transaction stays open as it was.
+    A subclass that does not call `super().__init__` refuses with its own name as the reason, and without facts.
     """
+
+    reason: str
+    facts: dict[str, object]
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Make a refusal that can be told, whatever the `__init__` of a subclass leaves out."""
+        abort = super().__new__(cls, *args, **kwargs)
+        abort.reason, abort.facts = cls.__name__, {}
+        return abort
 
     def __init__(self, reason: str, **facts: object) -> None:
         super().__init__(reason)
@@ -105,15 +115,15 @@ class Context(Generic[T]):
     __slots__ = (
         "_expectation",
         "_handlers",
+        "_now_ms",
         "_packed_tsd",
         "_random",
         "_seed",
+        "_seq",
+        "_tables",
         "_tsd",
         "_txn_id",
         "_view",
-        "now_ms",
-        "seq",
-        "tables",
     )
 
     def __init__(
@@ -127,9 +137,9 @@ class Context(Generic[T]):
         seed: int,
         tsd: bytes,
     ) -> None:
-        self.tables = tables
-        self.seq = seq
-        self.now_ms = now_ms
+        self._tables = tables
+        self._seq = seq
+        self._now_ms = now_ms
         self._txn_id = txn_id
         self._packed_tsd = tsd
         self._tsd: TransactionState | None = None
@@ -138,6 +148,21 @@ class Context(Generic[T]):
         self._random: random.Random | None = None
         self._handlers = handlers
         self._expectation: Expectation | None = None
+
+    @property
+    def tables(self) -> T:
+        """The replicated tables."""
+        return self._tables
+
+    @property
+    def seq(self) -> int:
+        """The position in the partition's FIFO, from 1."""
+        return self._seq
+
+    @property
+    def now_ms(self) -> int:
+        """The control header's time: milliseconds since 1970, never running backwards."""
+        return self._now_ms
 
     @property
     def txn_id(self) -> str:
@@ -155,7 +180,7 @@ class Context(Generic[T]):
     def random(self) -> random.Random:
         """A generator seeded from the control header: the same numbers on every node."""
         if self._random is None:
-            self._random = random.Random(_SEED_SHAPE.format(view=self._view, seq=self.seq, seed=self._seed))
+            self._random = random.Random(_SEED_SHAPE.format(view=self._view, seq=self._seq, seed=self._seed))
         return self._random
 
     def expect(self, *messages: str, within_ms: int, otherwise: str) -> None:

@@ -10,6 +10,9 @@ the error again from it.
         UnknownHandler       the service has no such handler
         BadArguments         arguments missing, unknown or of a wrong type
         MessageTooLarge      the packed message is above the limit
+        ReplyTooLarge        what a handler returns, or refuses with, is above the limit
+        RowTooLarge          a row that a handler writes is above the limit
+        TablesFull           what a handler writes does not fit into the tables any more
       TransactionError       about one transaction; carries txn_id
         Aborted              the handler refused; nothing changed; do not retry
         HandlerFailed        the handler raised something else; nothing changed; a bug in the service
@@ -30,6 +33,7 @@ the error again from it.
         CorruptRecord        carries file and offset
         StorageUnavailable   the disk is full, failed, or held by another process: start again later
         SchemaMismatch       what is stored is of another version of the service; nothing was changed
+      OutOfMemory            the machine has not the memory to go on; the node ends, start it again
       InternalError          a bug in replicator; the node halts
 """
 
@@ -61,6 +65,18 @@ class BadArguments(UsageError):
 
 class MessageTooLarge(UsageError):
     """The packed message is above the limit `message_bytes_max`."""
+
+
+class ReplyTooLarge(UsageError):
+    """What a handler returns, or its `Abort`, has more packed bytes than `reply_bytes_max`: the handler fails."""
+
+
+class RowTooLarge(UsageError):
+    """A row that a handler writes has, with its key, more packed bytes than `row_bytes_max`: the handler fails."""
+
+
+class TablesFull(UsageError):
+    """All rows together would be more than `rows_max`, or have more bytes than `rows_bytes_max`: the handler fails."""
 
 
 class TransactionError(ReplicatorError):
@@ -202,6 +218,10 @@ def storage_error(what: str, error: OSError) -> StorageError:
 
 class SchemaMismatch(StorageError):
     """What is stored belongs to another version of the service; the message says what differs. Nothing was changed."""
+
+
+class OutOfMemory(ReplicatorError):
+    """The machine has not the memory that this process needs to go on as the others do: it ends; start it again."""
 
 
 class InternalError(ReplicatorError):

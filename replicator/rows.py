@@ -49,12 +49,23 @@ def hash_sum(table: int, keys: Iterable[bytes], rows: Iterable[bytes]) -> int:
     return sum(hashes) & DIGEST_MASK
 
 
+class Totals:
+    """What the tables of one database hold together: packed bytes of their rows, with their keys, and how many rows."""
+
+    __slots__ = ("bytes_held", "row_count")
+
+    def __init__(self) -> None:
+        self.bytes_held = 0
+        self.row_count = 0
+
+
 class Rows:
-    """The committed rows of one table: `{key: packed row}` in key order, and their digest."""
+    """The committed rows of one table: `{key: packed row}` in key order, and their digest. Counted in *totals*."""
 
-    __slots__ = ("_digest", "_unhashed", "index", "key_codec", "name", "row_codec", "rows")
+    __slots__ = ("_digest", "_unhashed", "index", "key_codec", "name", "row_codec", "rows", "totals")
 
-    def __init__(self, index: int, name: str, key_codec: Codec, row_codec: Codec) -> None:
+    def __init__(self, index: int, name: str, key_codec: Codec, row_codec: Codec, totals: Totals | None = None) -> None:
+        self.totals = totals or Totals()
         self.index = index
         self.name = name
         self.key_codec = key_codec
@@ -80,11 +91,18 @@ class Rows:
         if old is None:
             if row is not None:
                 rows[key] = row
+                totals = self.totals
+                totals.row_count += 1
+                totals.bytes_held += len(key_bytes) + len(row)
             return False
         if row is not None:
             dict.__setitem__(rows, key, row)  # its place in the order stays
+            self.totals.bytes_held += len(row) - len(old)
         else:
             del rows[key]
+            totals = self.totals
+            totals.row_count -= 1
+            totals.bytes_held -= len(key_bytes) + len(old)
         return True
 
     def get(self, key_bytes: bytes) -> bytes | None:
@@ -97,8 +115,13 @@ class Rows:
 
         *digest*: the sum of their hashes, if the caller has it already.
         """
+        totals = self.totals
+        totals.row_count -= len(self.rows)
+        totals.bytes_held -= self.count_bytes()
         self.rows = SortedDict(zip(self.key_codec.decode_all(keys), rows, strict=True))
         self._unhashed = {}
+        totals.row_count += len(self.rows)
+        totals.bytes_held += sum(map(len, keys)) + sum(map(len, rows))
         self._digest = hash_sum(self.index, keys, rows) if digest is None else digest
 
     def keys_after(self, last: Any, count: int) -> list[Any]:
@@ -122,6 +145,10 @@ class Rows:
             if row is not None:
                 digest += row_hash(index, key_bytes, row)
         self._digest = digest & DIGEST_MASK
+
+    def count_bytes(self) -> int:
+        """Add up the packed bytes of the rows, with their keys. O(rows)."""
+        return sum(len(pack_checked(key)) + len(row) for key, row in self.rows.items())
 
     def check(self) -> None:
         """Assert that the digest is that of the rows; O(rows)."""

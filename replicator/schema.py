@@ -47,6 +47,15 @@ class Tables:
         cls._schema = tuple(schema)
         schema_lines(cls)  # two records of one name are refused here
 
+    def __setattr__(self, name: str, value: object) -> None:
+        raise UsageError(
+            f"{type(self).__name__}.{name} cannot be set: tables are fixed, change their rows "
+            f"(to replace them all: ctx.tables.{name}.clear(), then .update(...))"
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise UsageError(f"{type(self).__name__}.{name} cannot be deleted: tables are fixed; .clear() deletes all rows")
+
 
 def _check_name(cls: type[Tables], name: str, where: str, folded: dict[str, str]) -> None:
     """Refuse a table's name that means something else elsewhere: it names an attribute and a table of SQLite."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -93,7 +94,19 @@ def handler(function: Callable[..., Any] | None = None, /, *, readonly: bool = F
     return lambda function: Handler(function, readonly=readonly)
 
 
-class Service(Generic[T]):
+class ServiceClass(ABCMeta):
+    """What a class of handlers is: fixed once it is made, as what a handler sets there is on one node, and in no table."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        if "_handlers" in cls.__dict__ and not name.startswith(("__", "_abc_")):
+            raise UsageError(f"{cls.__name__}.{name} cannot be set: a service keeps no state on its class; use a table")
+        super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        raise UsageError(f"{cls.__name__}.{name} cannot be deleted: a class of handlers is fixed")
+
+
+class Service(Generic[T], metaclass=ServiceClass):
     """A user's service: a class of message handlers over declared tables.
 
         class Bank(Service[Ledger]):
@@ -128,6 +141,7 @@ class Service(Generic[T]):
                 specs[name] = HandlerSpec(name, member.function, readonly=member.readonly, where=where)
             else:
                 _refuse_hidden_handler(cls, name, member, where)
+        cls._tables_class = tables_class
         cls._handlers = specs
 
     def __setattr__(self, name: str, value: object) -> None:

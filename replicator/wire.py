@@ -64,7 +64,8 @@ __all__ = [
 ]
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
-#: entry forgets, how deep a value may be; 5: that they forget by passed time); two versions never talk to each other.
+#: entry forgets, how deep a value may be; 5: that they forget by passed
+#: time, an outcome that is told, bounds of rows); two versions never talk to each other.
 WIRE_VERSION = 5
 SUBMIT_VERSION = 1
 #: No number between nodes is greater, so that what is counted on from it fits into 64 bits.

@@ -43,6 +43,14 @@ lane = Lane({"a": Finder("a", fixed=("127.0.0.1", 1))}, RoutingRules(silence_ms=
 print(lane.call(bytes(40), timeout_ms=50, ack=0, flags=0).status)
 """
 
+ODD = """
+import replicator.core.executor
+from tests.core.odd import outcomes
+print(replicator.core.executor.__file__.rsplit(".", 1)[1])
+for outcome in outcomes():
+    print(outcome)
+"""
+
 
 def run(script: str, path: list[Path]) -> list[str]:
     """Run a script in a process that imports from *path*; it must say nothing on its standard error."""
@@ -84,5 +92,9 @@ def test_what_is_compiled_behaves_as_its_sources(built: Path) -> None:
     assert (compiled[0], interpreted[0]) == ("so", "py")
     assert compiled[1:] == interpreted[1:]
     assert len(compiled) == SEEDS + 1
+    odd, same = run(ODD, [built / "compiled", ROOT]), run(ODD, [built, ROOT])
+    assert (odd[0], same[0]) == ("so", "py")
+    assert odd[1:] == same[1:], "an odd handler has another outcome when compiled"
+    assert len(odd) > 300
     assert run(CALL, [built / "compiled", ROOT]) == ["so", "7"]
     assert run(CALL, [built, ROOT]) == ["py", "7"]

@@ -78,6 +78,23 @@ def test_what_is_in_force_is_printed_as_toml(tmp_path: Path) -> None:
         (("[nodes.a]", "[timing]\nconnect_ms = 5000\n[nodes.a]"), "timing.connect_ms: must be at most suspect_ms"),
         (("[nodes.a]", "[limits]\nrows_max = 0\n[nodes.a]"), "limits.rows_max: must be greater than 0"),
         (("[nodes.a]", "[limits]\nframe_bytes_max = 1000\n[nodes.a]"), "limits.frame_bytes_max: must have room"),
+        (
+            ("[nodes.a]", "[limits]\nrow_bytes_max = 16777216\n[nodes.a]"),
+            "room for row_bytes_max + 65536: at least 16842752",
+        ),
+        (
+            ("[nodes.a]", "[limits]\nreply_bytes_max = 16000000\n[nodes.a]"),
+            "room for message_bytes_max + reply_bytes_max",
+        ),
+        (("[nodes.a]", "[limits]\ntsd_bytes_max = 16000000\n[nodes.a]"), "room for reply_bytes_max + tsd_bytes_max"),
+        (
+            ("[nodes.a]", "[limits]\nrows_bytes_max = 1000\n[nodes.a]"),
+            "limits.rows_bytes_max: must be at least row_bytes",
+        ),
+        (
+            ("[nodes.a]", "[limits]\nfifo_bytes_max = 1000\n[nodes.a]"),
+            "limits.fifo_bytes_max: must be at least message_b",
+        ),
         (('"bank"', '"bank"\nack = "durable"\nstore = "memory"'), "database.ack: durable needs a store on disk"),
         (('"bank"', '"bank"\nack = "sure"'), "database.ack: must be async, received, applied or durable"),
         (('"bank"', '"bank"\nstore = "postgres"'), "database.store: must be sqlite or memory"),

@@ -19,7 +19,7 @@ LAYERS = (
     ("replicator.values",),
     ("replicator.shape",),
     ("replicator.config", "replicator.files"),
-    ("replicator.rows",),
+    ("replicator.running", "replicator.rows"),
     ("replicator.tables",),
     ("replicator.schema",),
     ("replicator.database",),

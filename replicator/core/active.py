@@ -154,6 +154,8 @@ class Active:
                 return "remembered_named_max" if txn_id.startswith(NAMED_PREFIX) else "remembered_replies_max"
             if state.database.row_count >= rules.rows_max:
                 return "rows_max"
+            if state.database.bytes_held >= rules.rows_bytes_max:
+                return "rows_bytes_max"
         pinned = fifo.pinned_seq
         if pinned is not None and (
             fifo.last_seq - pinned >= rules.log_entries_max or fifo.bytes_held >= rules.log_bytes_max

@@ -225,7 +225,8 @@ class Backup:
         elif fifo.view_at(frame.after_seq) != frame.after_view:
             problem = "conflict"
         else:
-            tail = fifo.sealed_after(frame.after_seq, entries_max=TAIL_ENTRIES_MAX, bytes_max=TAIL_BYTES_MAX)
+            bytes_max = min(TAIL_BYTES_MAX, state.rules.frame_bytes_max // 2)  # the rest is for what each entry adds
+            tail = fifo.sealed_after(frame.after_seq, entries_max=TAIL_ENTRIES_MAX, bytes_max=bytes_max)
             entries = tuple(tail)
         state.send(frame.sender.name, Tail(frame.request, frame.view, state.me, entries, problem))
 

@@ -101,6 +101,21 @@ def split_message(message: bytes) -> tuple[bytes, int, object, object]:
     return txn_id, msg_no, body[0], body[1]
 
 
+def pack_told(status: Status, body: bytes) -> bytes:
+    """Pack the outcome that the active tells of an entry whose handler nobody else is to run (V21)."""
+    return pack_wire((int(status), body))
+
+
+def unpack_told(told: bytes) -> tuple[Status, bytes]:
+    """Unpack it. Raises UsageError unless it is an outcome that changes nothing."""
+    fields = unpack_wire(told)
+    if type(fields) is not tuple or len(fields) != 2 or type(fields[1]) is not bytes:
+        raise UsageError("not an outcome that is told")
+    if fields[0] not in (Status.ABORTED, Status.FAILED):
+        raise UsageError(f"an outcome of status {fields[0]!r:.20} cannot be told, only found out")
+    return Status(fields[0]), fields[1]
+
+
 def new_txn_id(now_ms: int, noise: bytes) -> bytes:
     """Make a transaction id: six bytes of time of creation, ten of *noise*."""
     return max(1, now_ms).to_bytes(6, "big") + noise[:10]
@@ -120,7 +135,8 @@ class Entry:
     """A message with its control header, at its place in the FIFO.
 
     `time_ms` and `age_ms` are the readings of the active's two clocks (clocks.py), neither below that of the entry before.
-    `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed.
+    `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed. `told` is
+    empty, or the outcome that the active found and that its machine had a part in: then nobody runs the handler again (V21).
     Source: US 6,347,322 B1, "control header", "replication indicator".
     """
 
@@ -138,6 +154,7 @@ class Entry:
         "seq",
         "spec",
         "time_ms",
+        "told",
         "txn_id",
         "view",
     )
@@ -154,6 +171,7 @@ class Entry:
         recorded: bytes = b"",
         digest: bytes = b"",
         age_ms: int = 0,
+        told: bytes = b"",
     ) -> None:
         self.view = view
         self.seq = seq
@@ -165,6 +183,7 @@ class Entry:
         self.recorded = recorded
         self.digest = digest
         self.age_ms = age_ms
+        self.told = told
         self.packed = b""
         self.spec: Any = None  # set by whoever has split the message already: saves a second split
         self.arguments: dict[str, Any] | None = None
@@ -186,6 +205,7 @@ class Entry:
                 self.recorded,
                 digest,
                 self.age_ms,
+                self.told,
             )
         )
 
@@ -197,6 +217,8 @@ class Entry:
             raise UsageError("not an entry of the FIFO")
         if len(fields[6]) < _HEAD_BYTES:
             raise UsageError("an entry's message is too short to be one")
+        if fields[10]:
+            unpack_told(fields[10])
         entry = Entry(*fields)
         entry.packed = packed
         return entry
@@ -213,4 +235,4 @@ class Entry:
         return f"<Entry seq={self.seq} view={self.view} txn={self.txn_id.hex()[:16]}#{self.msg_no}>"
 
 
-_ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes, int)
+_ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes, int, bytes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replicator.core.catchup import CHANGED, DIFFERING, MODES, NO_KEYS, WHOLE, Key, unpack_rows
+from replicator.core.catchup import CHANGED, CHUNK_BYTES, DIFFERING, MODES, NO_KEYS, WHOLE, Key, unpack_rows
 from replicator.core.changes import TRANSACTIONS, Op
 from replicator.core.comparing import Comparing
 from replicator.core.effects import Connect
@@ -338,7 +338,16 @@ class Recovery:
 
 
 def _packed(keys: list[Key]) -> list[bytes]:
-    return [pack_wire(keys[at : at + KEYS_PER_PART]) for at in range(0, len(keys), KEYS_PER_PART)]
+    """Pack keys in parts, each of which fits into a frame."""
+    parts: list[list[Key]] = []
+    size = 0
+    for key in keys:
+        if not parts or len(parts[-1]) >= KEYS_PER_PART or size >= CHUNK_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(key)
+        size += len(key[1])
+    return [pack_wire(part) for part in parts]
 
 
 def _hash(table: int, key_bytes: bytes, row: bytes) -> int:

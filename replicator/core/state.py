@@ -21,7 +21,7 @@ from replicator.core.messages import Entry, Level
 from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
-from replicator.database import Database
+from replicator.database import Bounds, Database
 from replicator.rows import DIGEST_MASK
 from replicator.schema import Tables, schema_lines
 from replicator.service import Service, service_lines
@@ -55,6 +55,7 @@ class Rules:
     retain_named_ms: int = 86_400_000
     max_skew_ms: int = 60_000
     message_bytes_max: int = 1 << 20
+    frame_bytes_max: int = 16 << 20
     batch_entries_max: int = 256
     batch_bytes_max: int = 65_536
     fifo_entries_max: int = 100_000
@@ -66,7 +67,10 @@ class Rules:
     remembered_replies_max: int = 1_000_000
     remembered_named_max: int = 500_000
     deadline_ms_max: int = 86_400_000
+    reply_bytes_max: int = 1 << 20
+    row_bytes_max: int = 1 << 20
     rows_max: int = 10_000_000
+    rows_bytes_max: int = 4 << 30
     clt_keys_max: int = 500_000
     join_entries_max: int = 1_000
     catchup_rows_max: int = 256
@@ -75,8 +79,18 @@ class Rules:
 
     def replicated(self) -> dict[str, object]:
         """Return, by name, the rules that shape replicated state, which all nodes must share (in the fingerprint)."""
-        others = {"tsd_bytes_max": self.tsd_bytes_max, "deadline_ms_max": self.deadline_ms_max}
-        return {**asdict(self.transactions()), **others}
+        return {**asdict(self.transactions()), **self.bounds()._asdict()}
+
+    def bounds(self) -> Bounds:
+        """Return what one handler may make."""
+        return Bounds(
+            self.tsd_bytes_max,
+            self.deadline_ms_max,
+            self.reply_bytes_max,
+            self.row_bytes_max,
+            self.rows_max,
+            self.rows_bytes_max,
+        )
 
     def transactions(self) -> TransactionRules:
         """Return the rules by which finished transactions are remembered."""
@@ -104,11 +118,9 @@ class State:
         self.description = service_lines(self.service_class, rules.replicated())
         self.schema = schema_lines(self.service_class.tables_class())
         self.fingerprint = fingerprint_of(self.description)
-        self.database: Database[Tables] = Database(self.service_class.tables_class())
+        self.database: Database[Tables] = Database(self.service_class.tables_class(), rules.bounds())
         self.transactions = Transactions(rules.transactions())
-        self.executor = Executor(
-            service, self.database, tsd_bytes_max=rules.tsd_bytes_max, deadline_ms_max=rules.deadline_ms_max
-        )
+        self.executor = Executor(service, self.database)
         self.fifo = Fifo()
         self.changes = ChangeList(rules.clt_keys_max)
         self.history: list[History] = []

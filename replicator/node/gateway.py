@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from replicator.config import FRAME_EXTRA_BYTES
 from replicator.core.effects import Reply
 from replicator.core.messages import Answer, Status, encode_message, named_txn_id
 from replicator.errors import UsageError
@@ -16,17 +17,20 @@ from replicator.transport.platform import RequestLike
 from replicator.values import unpack, unpack_wire
 from replicator.wire import Outgoing, decode_submit, encode_answers
 
+#: Bytes of a packed answer beside its body, at most.
+ANSWER_EXTRA_BYTES = 64
 #: Takes one message; `token` is a pair (sink, index): the answer goes to `sink.put(index, answer)`.
 Submit = Callable[["Token", Outgoing], None]
 
 
 class Batch:
-    """One `submit` call, waiting for the answers to its messages."""
+    """One `submit` call, waiting for the answers to its messages, which go into one frame."""
 
-    __slots__ = ("answers", "missing", "request")
+    __slots__ = ("answers", "bytes_max", "missing", "request")
 
-    def __init__(self, request: RequestLike, count: int) -> None:
+    def __init__(self, request: RequestLike, count: int, bytes_max: int) -> None:
         self.request = request
+        self.bytes_max = bytes_max
         self.answers: list[Answer | None] = [None] * count
         self.missing = count
 
@@ -36,7 +40,30 @@ class Batch:
         self.answers[index] = answer
         self.missing -= 1
         if not self.missing:
-            self.request.reply(encode_answers(self.answers))  # type: ignore[arg-type]
+            self.request.reply(encode_answers(_fitting(self.answers, self.bytes_max)))  # type: ignore[arg-type]
+
+
+def _fitting(answers: list[Answer], bytes_max: int) -> list[Answer]:
+    """Return the answers as far as they fit into one frame; what does not is said to be unknown, so that it is asked for again.
+
+    That is no more than true: the caller has not been told. Repeats get the remembered bytes, queries are run again. The
+    first one fits by itself, so that each call tells something.
+    """
+    size = len(answers) * ANSWER_EXTRA_BYTES
+    for answer in answers:
+        size += len(answer.body)
+    if size <= bytes_max:
+        return answers
+    size = 0
+    fitting: list[Answer] = []
+    for answer in answers:
+        size += len(answer.body) + ANSWER_EXTRA_BYTES
+        if fitting and size > bytes_max:
+            size -= len(answer.body)
+            fitting.append(Answer(Status.UNKNOWN, b"", answer.facts))
+        else:
+            fitting.append(answer)
+    return fitting
 
 
 class Single:
@@ -75,11 +102,12 @@ def answer(effect: Reply) -> None:
 class Gateway:
     """Takes calls of the object "replicator.client", at a node or at a distributor process.
 
-    *invoke_ms*: the deadline of messages that come by `invoke`, which names none.
+    *invoke_ms*: the deadline of messages that come by `invoke`, which names none. *frame_bytes_max*: what a reply may have.
     """
 
-    def __init__(self, submit: Submit, *, invoke_ms: int) -> None:
+    def __init__(self, submit: Submit, *, invoke_ms: int, frame_bytes_max: int) -> None:
         self._submit = submit
+        self._answers_bytes_max = frame_bytes_max - FRAME_EXTRA_BYTES
         self._invoke_ms = invoke_ms
 
     def endpoint(self) -> dict[str, Callable[..., None]]:
@@ -96,7 +124,7 @@ class Gateway:
         if not messages:
             request.reply(encode_answers([]))
             return
-        batch = Batch(request, len(messages))
+        batch = Batch(request, len(messages), self._answers_bytes_max)
         for index, outgoing in enumerate(messages):
             self._submit((batch, index), outgoing)
 

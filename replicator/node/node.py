@@ -45,7 +45,7 @@ from replicator.core.messages import LEVELS
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
-from replicator.errors import ConfigError, ReplicatorError, StorageError, StorageUnavailable, UsageError
+from replicator.errors import ConfigError, OutOfMemory, ReplicatorError, StorageError, StorageUnavailable, UsageError
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
@@ -84,6 +84,7 @@ def rules_of(config: Config) -> Rules:
         retain_named_ms=timing.retain_named_ms,
         max_skew_ms=timing.max_skew_ms,
         message_bytes_max=limits.message_bytes_max,
+        frame_bytes_max=limits.frame_bytes_max,
         batch_entries_max=limits.batch_entries_max,
         batch_bytes_max=limits.batch_bytes_max,
         fifo_entries_max=limits.fifo_entries_max,
@@ -95,7 +96,10 @@ def rules_of(config: Config) -> Rules:
         remembered_replies_max=limits.remembered_replies_max,
         remembered_named_max=limits.remembered_named_max,
         deadline_ms_max=limits.deadline_ms_max,
+        reply_bytes_max=limits.reply_bytes_max,
+        row_bytes_max=limits.row_bytes_max,
         rows_max=limits.rows_max,
+        rows_bytes_max=limits.rows_bytes_max,
         clt_keys_max=limits.clt_keys_max,
         join_entries_max=limits.join_entries_max,
         catchup_rows_max=limits.catchup_rows_max,
@@ -163,7 +167,11 @@ class Node:
         return self._stepper.replica
 
     def _make_gateway(self) -> Gateway:
-        return Gateway(self._stepper.submit, invoke_ms=self.config.timing.call_timeout_ms)
+        return Gateway(
+            self._stepper.submit,
+            invoke_ms=self.config.timing.call_timeout_ms,
+            frame_bytes_max=self.config.limits.frame_bytes_max,
+        )
 
     def _serve(self) -> ServerLike:
         """Listen."""
@@ -378,9 +386,9 @@ class Node:
     def _on_written(self, seq: int) -> None:
         self.give(Written(seq))
 
-    def _on_write_failed(self, error: StorageError) -> None:
-        """What the disk holds now is not known: never go on as if it had kept its word."""
-        self._may_start_again = isinstance(error, StorageUnavailable)
+    def _on_write_failed(self, error: StorageError | OutOfMemory) -> None:
+        """What the disk holds now is not known: never go on as if it had kept its word. Nor without the memory to go on."""
+        self._may_start_again = isinstance(error, (StorageUnavailable, OutOfMemory))
         self._perform_halt(Halt(str(error)))
 
     # -- looking -----------------------------------------------------------------------------------------------------

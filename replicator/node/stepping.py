@@ -13,7 +13,7 @@ from typing import Any
 from replicator.core.effects import Effect, Execute, Executed, Input, Submitted, Tick, TurnEnded
 from replicator.core.messages import Answer, Facts, Status
 from replicator.core.replica import Replica
-from replicator.errors import StorageError
+from replicator.errors import OutOfMemory, StorageError
 from replicator.node.gateway import Token
 from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Outgoing
@@ -25,13 +25,16 @@ Performers = Mapping[type, Callable[[Any], None]]
 
 
 class Stepper:
-    """Drives a replica, once there is one. *on_failed* is told when a performer's storage failed: nothing follows then.
+    """Drives a replica, once there is one. *on_failed* is told when a performer's storage or memory failed: nothing follows then.
 
     *wall_ms* and *elapsed_ms* tell the time, which is looked at once a turn.
     """
 
     def __init__(
-        self, on_failed: Callable[[StorageError], None], wall_ms: Callable[[], int], elapsed_ms: Callable[[], int]
+        self,
+        on_failed: Callable[[StorageError | OutOfMemory], None],
+        wall_ms: Callable[[], int],
+        elapsed_ms: Callable[[], int],
     ) -> None:
         self.replica: Replica | None = None
         self.performers: Performers = {}
@@ -44,6 +47,8 @@ class Stepper:
         self._submitted_count = 0
         self._queue: deque[Effect] = deque()
         self._is_performing = False
+        self._is_same_stack = False  # the last handler was run from the very frames that the next one will be run from
+        self._is_in_batch = False  # and the messages of one call of `submit` come from the same
 
     def give(self, given: Input) -> None:
         """Step, and perform what follows, in order. A halted node does nothing more, not even in the same turn."""
@@ -55,12 +60,14 @@ class Stepper:
         if self._is_performing:
             return
         self._is_performing = True
+        if not self._is_in_batch:
+            self._is_same_stack = False
         try:
             performers = self.performers
             while queue:
                 effect = queue.popleft()
                 performers[type(effect)](effect)
-        except StorageError as error:
+        except (StorageError, OutOfMemory) as error:
             queue.clear()
             self._on_failed(error)
         finally:
@@ -85,7 +92,9 @@ class Stepper:
             sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, 0)))
             return
         self.tick()
+        self._is_in_batch = token[1] > 0
         self.give(Submitted(token, outgoing.message, outgoing.ack, bool(outgoing.flags & FLAG_STALE)))
+        self._is_in_batch = False
         self._submitted_count += 1
         if self._submitted_count % SUBMITTED_PER_PUMP == 0:
             self.give(TurnEnded())
@@ -98,5 +107,9 @@ class Stepper:
         """Run a handler and give its outcome back."""
         replica = self.replica
         assert replica is not None
+        executor = replica.state.executor
+        executor.is_same_stack = self._is_same_stack
         outcome = replica.execute(effect)
+        self._is_same_stack = True
+        executor.is_same_stack = False
         self._queue.extend(replica.step(Executed(effect.entry, outcome)))

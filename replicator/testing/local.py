@@ -6,8 +6,8 @@
 The first copy is a production `Replica`, the active of a view of one: duplicate filter, transactions, deadlines, refusals and
 limits are those of a deployment. The second has a service object of its own and tables loaded anew, in another order, from the
 first; before an outcome is committed both outcome digests are compared, as a backup does (P7). While it runs, `time.time` and
-`time.time_ns` are a day ahead. Not seen: `datetime.now()`, and the order of a set of strings, which is the same throughout
-one process (run the tests under two values of PYTHONHASHSEED for that).
+`time.time_ns` are a day ahead, and the stack is deeper. Not seen: `datetime.now()`, and the order of a set of strings, which is
+the same throughout one process (run the tests under two values of PYTHONHASHSEED for that).
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ START_MS = 1_700_000_000_000
 #: With more rows than this the second copy is loaded anew every `LOAD_EVERY` calls only, and follows in between.
 ROWS_LOADED_MAX = 500
 LOAD_EVERY = 100
+#: How much deeper the stack of the second copy is: an active's and a backup's differ as well.
+DEEPER = 20
 #: How far ahead the clock of the second copy is.
 AHEAD_S = 86_400
 
@@ -176,7 +178,7 @@ class Local(Generic[S]):
         state = self._replica.state
         twin = self._twin
         if twin is None or state.database.row_count <= ROWS_LOADED_MAX or twin.calls >= LOAD_EVERY:
-            twin = self._twin = _Twin(self.service, state.database, self._rules, self._random)
+            twin = self._twin = _Twin(self.service, state.database, self._random)
         other = twin.execute(_again(entry), self._replica)
         if other.digest != outcome.digest:
             self._twin = None
@@ -224,25 +226,26 @@ class LocalAnswer(Answer):
 class _Twin:
     """The second copy: its own service, its own tables."""
 
-    def __init__(
-        self, service: type[Service[Any]], source: Database[Tables], rules: Rules, chance: random.Random
-    ) -> None:
+    def __init__(self, service: type[Service[Any]], source: Database[Tables], chance: random.Random) -> None:
         self.calls = 0
-        self.database: Database[Tables] = Database(source.tables_class)
+        self.database: Database[Tables] = Database(source.tables_class, source.bounds)
         rows = [(table.index, key, row) for table in source.tables for key, row in table.rows.items()]
         chance.shuffle(rows)
         self.database.commit([Change(index, key, pack_checked(key), row) for index, key, row in rows])
-        self._executor = Executor(
-            service(), self.database, tsd_bytes_max=rules.tsd_bytes_max, deadline_ms_max=rules.deadline_ms_max
-        )
+        self._executor = Executor(service(), self.database)
 
     def execute(self, entry: Entry, first: Replica) -> Outcome:
         """Run the entry here, and take its changes."""
         self.calls += 1
         with _clock_ahead():
-            outcome = self._executor.execute(entry, first.state.transactions)
+            outcome = _deeper(DEEPER, lambda: self._executor.execute(entry, first.state.transactions))
         self.database.commit(outcome.changes)
         return outcome
+
+
+def _deeper(levels: int, action: Callable[[], Outcome]) -> Outcome:
+    """Do it with so many calls more on the stack."""
+    return _deeper(levels - 1, action) if levels else action()
 
 
 @contextmanager
@@ -269,6 +272,7 @@ def _again(entry: Entry) -> Entry:
         entry.message,
         entry.recorded,
         age_ms=entry.age_ms,
+        told=entry.told,
     )
 
 

@@ -18,6 +18,7 @@ from replicator.testing.planting import (
     JOINING,
     OUTSIDE,
     ROUTING,
+    RUNNING,
     STATE,
     TRANSACTIONS,
     VIEWS,
@@ -372,6 +373,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ROUTING,
         "status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE",
         "status = Status.UNAVAILABLE",
+    ),
+    one(
+        "V21",
+        "a recursion is bounded by the whole stack, not by the handler's own part",
+        RUNNING,
+        "        _set_limit(limit)\n",
+        "        _set_limit(limit := DEPTH_MAX + 200)\n",
+    ),
+    one(
+        "V21",
+        "a MemoryError is found out on each node anew",
+        EXECUTOR,
+        "            if not entry.digest:\n",
+        "            if False:\n",
     ),
     *RETURN_MUTANTS,
 )

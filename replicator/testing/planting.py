@@ -33,6 +33,7 @@ CATCHUP, CHANGES, KEEPING, CLOCKS = (
 )
 ROUTING = "distributor.routing"
 DOOR = "replicator.arbiter.server"
+RUNNING = "replicator.running"
 
 
 def one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:

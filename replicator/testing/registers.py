@@ -21,6 +21,14 @@ class Cells(Tables):
     cells: Table[str, int]
 
 
+def deepest(levels: int) -> int:
+    """Go down until it is too deep; return how deep that was."""
+    try:
+        return deepest(levels + 1)
+    except RecursionError:
+        return levels
+
+
 class Registers(Service[Cells]):
     """Cells that can be written, added to, taken from, and summed up over several messages."""
 
@@ -48,14 +56,16 @@ class Registers(Service[Cells]):
 
     @handler
     def boom(self, ctx: Context[Cells], key: str) -> int:
-        """Change a cell and fail: nothing may be changed."""
+        """Change a cell and fail, now and then for want of memory: nothing may be changed."""
         ctx.tables.cells[key] = 10**9
+        if ctx.seq % 2:
+            raise MemoryError
         raise KeyError(key)
 
     @handler
     def dice(self, ctx: Context[Cells], key: str) -> tuple[int, int]:
-        """Put a random number into a cell; return it, and the time."""
-        ctx.tables.cells[key] = ctx.random.randrange(1_000)
+        """Put a random number into a cell; return it, and the time. Now and then the number is how deep we came."""
+        ctx.tables.cells[key] = ctx.random.randrange(1_000) if ctx.seq % 4 else deepest(0)
         return (ctx.tables.cells[key], ctx.now_ms)
 
     @handler

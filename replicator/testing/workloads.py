@@ -128,7 +128,7 @@ class CellsModel:
                     return [(state, "aborted", ["too little", {"missing": -left}])]
                 return [((left, sums), "done", left)]
             case "boom":
-                return [(state, "failed", ["boom", "KeyError"])]
+                return [(state, "failed", ["boom", kind]) for kind in ("KeyError", "MemoryError")]
             case "read":
                 return [(state, "done", value)]
         return self._step_of_sum(value, dict(sums), call)

@@ -233,7 +233,11 @@ class SimNode(Node):
         return spec is not None and spec.readonly
 
     def _make_gateway(self) -> Gateway:
-        return Gateway(self._on_submit, invoke_ms=self.config.timing.call_timeout_ms)
+        return Gateway(
+            self._on_submit,
+            invoke_ms=self.config.timing.call_timeout_ms,
+            frame_bytes_max=self.config.limits.frame_bytes_max,
+        )
 
     def _on_submit(self, token: Token, outgoing: Outgoing) -> None:
         """Take a client's message."""
