@@ -11,8 +11,8 @@ import os
 
 from setuptools import Extension, setup
 
-#: What every message goes through. Not among them: what handlers touch and users extend (tables, schema, context, service), and
-#: shapes whose annotations are looked into at run time (frames).
+#: What every message goes through. Not among them: what handlers touch and users extend (tables, schema, context, service), the
+#: frame from which they are called (running), and shapes whose annotations are looked into at run time (frames).
 COMPILED = (
     *(f"replicator/{name}.py" for name in ("values", "rows", "database", "wire", "handlers", "caller")),
     *(
