@@ -1,8 +1,10 @@
-"""Own `replicator recover` and `replicator failover`: the ways back when the arbiter's record, or too many nodes, are lost.
+"""Own `replicator recover` and `replicator failover`: the ways back when the arbiter's record, or
+too many nodes, are lost.
 
-Both ask every node, or read its data folder if it is on this machine; say in sentences what was found, what would be done and
-what that may cost; and write the arbiter's file only when told so. They hold the file's lock, and the locks of the folders
-that they read, until they end: nothing changes under them. Never do: delete or overwrite anything of a node.
+Both ask every node, or read its data folder if it is on this machine; say in sentences what was
+found, what would be done and what that may cost; and write the arbiter's file only when told so.
+They hold the file's lock, and the locks of the folders that they read, until they end: nothing
+changes under them. Never do: delete or overwrite anything of a node.
 """
 
 from __future__ import annotations

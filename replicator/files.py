@@ -1,8 +1,9 @@
-"""Own how a small file is written so that it is there, whole, whatever fails next: the entry in the folder included (V18).
+"""Own how a small file is written so that it is there, whole, whatever fails next: the entry in the
+folder included (V18).
 
-A new file beside it, fsynced, renamed over it, then the folder fsynced. Before the rename nothing has changed; once the
-last fsync has returned, a power failure finds the new one. Between the two nobody can tell which it finds: whoever was
-told of an error there must not go on as if he knew.
+A new file beside it, fsynced, renamed over it, then the folder fsynced. Before the rename nothing
+has changed; once the last fsync has returned, a power failure finds the new one. Between the two
+nobody can tell which it finds: whoever was told of an error there must not go on as if he knew.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class NotReplaced(OSError):
 def replace_file(path: Path, data: bytes) -> None:
     """Put *data* in the place of *path*, or make it. Costs two fsyncs.
 
-    Raises NotReplaced if nothing has changed, any other OSError if nobody can tell what is found after a power failure.
+    Raises NotReplaced if nothing has changed, any other OSError if nobody can tell what is found
+    after a power failure.
     """
     fresh = path.with_name(path.name + ".new")
     try:
@@ -62,7 +64,8 @@ def fsync_folder(folder: Path) -> None:
 
 
 def fsync_way_to(folder: Path) -> None:
-    """Make durable that *folder* itself is there, as it or one above it may have been made a moment ago. Raises OSError.
+    """Make durable that *folder* itself is there, as it or one above it may have been made a moment
+    ago. Raises OSError.
 
     Folders above it that this user may not read were not made by him.
     """

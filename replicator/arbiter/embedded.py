@@ -2,10 +2,11 @@
 
     magic (21) | BLAKE2b-128 of what follows (16) | msgpack [[partition, packed record], ...]
 
-What was answered is on the disk whatever fails next (V18): each change is a whole new file, renamed over the old one. The
-file is read again at every call: one that was removed, exchanged or set back under the running process is refused, and so
-is one whose last change may or may not be on the disk, until it has been written anew. Two processes on one file are kept
-apart by a lock. Source of the contract: DESIGN.md section 7; one linearizable register.
+What was answered is on the disk whatever fails next (V18): each change is a whole new file, renamed
+over the old one. The file is read again at every call: one that was removed, exchanged or set back
+under the running process is refused, and so is one whose last change may or may not be on the disk,
+until it has been written anew. Two processes on one file are kept apart by a lock. Source of the
+contract: DESIGN.md section 7; one linearizable register.
 """
 
 from __future__ import annotations
@@ -42,16 +43,17 @@ class RegisterInUse(StorageError):
 class Register:
     """The register file, held by one process; for one thread at a time. Raises StorageError, CorruptRecord.
 
-    After a StorageError the next call looks at the disk again: the register goes on as soon as the file can be used.
+    After a StorageError the next call looks at the disk again: the register goes on as soon as the
+    file can be used.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = Path(os.path.realpath(path))  # a rename must not replace a symbolic link
         self._lock_path = self.path.with_name(self.path.name + ".lock")
-        is_new = not self.path.exists()
-        if is_new and not create:
+        if not create and not self.path.exists():
             raise _missing(self.path)
         self._lock = self._take_lock()
+        is_new = not self.path.exists()  # asked under the lock: two may make a file at once
         self._records: Records | None = {} if is_new else None  # what the disk surely holds; None: not known now
         self._possible: tuple[Records, ...] = ()  # if not known: what it may hold; (): whatever is found
         self._identity: tuple[int, int] | None = None  # device and inode of the file in which it does
@@ -87,8 +89,9 @@ class Register:
     def propose(self, partition: str, base: int, record: bytes) -> bytes:
         """Store *record* if the stored number is *base* and the new one is higher; return what is stored now.
 
-        Raises CorruptRecord for bytes that are no view record, StorageError if the file cannot be written: then either
-        nothing has changed, or the next call first settles what the disk holds.
+        Raises CorruptRecord for bytes that are no view record, StorageError if the file cannot be
+        written: then either nothing has changed, or the next call first settles what the disk
+        holds.
         """
         view = View.from_bytes(record)
         records = self._look()

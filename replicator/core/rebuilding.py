@@ -1,10 +1,11 @@
 """Own how a lost record is made again from what the nodes hold, by a person's command (E8, V15).
 
-Every node keeps the record that it adopted last. A view that no node has adopted released nothing (V11), so the highest
-record that any member holds is the one that counts, if all members are asked: it is written again under a number above
-every number known, and the rules go on from there (V6, V13). A member that cannot be asked may have gone on without the
-others, and one whose rows are gone may be waited for in vain; to leave it out is a person's decision, and `losses` says
-in words what that may cost. Never does: choose a database for him, or leave a node out unasked.
+Every node keeps the record that it adopted last. A view that no node has adopted released nothing
+(V11), so the highest record that any member holds is the one that counts, if all members are asked:
+it is written again under a number above every number known, and the rules go on from there (V6,
+V13). A member that cannot be asked may have gone on without the others, and one whose rows are gone
+may be waited for in vain; to leave it out is a person's decision, and `losses` says in words what
+that may cost. Never does: choose a database for him, or leave a node out unasked.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from replicator.core.views import REBUILT_STEP, VIEW_NUMBER_MAX, Member, View
 class Holding:
     """What one node has, in its memory if it runs, else in its folder.
 
-    `where`: in words. `record`: the one it adopted last, if it kept it. `view`, `seq`: of its last entry. `lives`: whose rows
-    these are, latest first. `incarnation`: of a process that has a copy in memory, else "". `role`: of such a process.
-    `hears`: the nodes it is connected to.
+    `where`: in words. `record`: the one it adopted last, if it kept it. `view`, `seq`: of its last
+    entry. `lives`: whose rows these are, latest first. `incarnation`: of a process that has a copy
+    in memory, else "". `role`: of such a process. `hears`: the nodes it is connected to.
     """
 
     node: str

@@ -21,7 +21,8 @@ from replicator.values import pack_wire, unpack_wire
 
 #: No database comes so far: a change of view per millisecond for nine thousand years. More is garbage.
 VIEW_NUMBER_MAX: Final = 2**48
-#: A rebuilt record is so far above all numbers known: more views than a node that cannot be asked may have gone through.
+#: A rebuilt record is so far above all numbers known: more views than a node that cannot be asked
+#: may have gone through.
 REBUILT_STEP: Final = 1_000
 
 

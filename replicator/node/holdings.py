@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def tell(node: Node) -> dict[str, object]:
     """Return what *node* holds: of its memory, or of its folder as long as it has no record to begin with.
 
-    `calls`: how many calls to an arbiter are out; with none, nothing that an arbiter said is still under way.
+    `calls`: how many calls to an arbiter are out; with none, nothing that an arbiter said is still
+    under way.
     """
     folder = node.folder
     told: dict[str, object] = {"node": node.name, "calls": node.arbiter.calls_out}

@@ -1,7 +1,8 @@
 """Own a disk that loses power: of a folder it keeps what was fsynced, and nothing else.
 
-Contents are as they were at the last fsync of the file, entries as they were at the last fsync of the folder: the worst that a
-file system may do. Whoever writes by another way than `os.fsync` is seen to have written nothing.
+Contents are as they were at the last fsync of the file, entries as they were at the last fsync of
+the folder: the worst that a file system may do. Whoever writes by another way than `os.fsync` is
+seen to have written nothing.
 """
 
 from __future__ import annotations

@@ -43,6 +43,20 @@ def test_a_second_first_record_is_refused_unless_asked_for_and_has_another_id(co
     assert init_database(config, again=True).database_id != first.database_id
 
 
+def test_of_two_that_initialise_at_once_one_is_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other has written its record between our look for a file and our lock."""
+    take_lock = Register._take_lock
+
+    def late(register: Register) -> int:
+        monkeypatch.setattr(Register, "_take_lock", take_lock)
+        init_database(config)
+        return take_lock(register)
+
+    monkeypatch.setattr(Register, "_take_lock", late)
+    with pytest.raises(StorageError, match="initialised before"):
+        init_database(config)
+
+
 def test_without_a_record_it_does_not_open(config: Config) -> None:
     with pytest.raises(StorageError, match="replicator init-database"):
         Register(config.arbiter_file)

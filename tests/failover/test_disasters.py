@@ -137,12 +137,14 @@ def test_e8_all_died_and_one_disk_is_lost(tmp_path: Path, capsys: pytest.Capture
         stop_arbiter(nodes)
         status, said = replicator(capsys, "recover", config, "--yes")
         assert (status, "say --without b" in said, "holds nothing" in said) == (2, True, True), said
+        (tmp_path / "arbiter.sqlite").write_bytes(b"as if that were not enough")
         status, said = replicator(capsys, "recover", config, "--without", "b", "--yes")
         assert (status, "say --accept-loss" in said) == (2, True), said
         assert "node b is left out" in said
         assert "in ack mode 'applied'" in said
         status, said = replicator(capsys, "recover", config, "--without", "b", "--accept-loss", "--yes")
         assert status == 0, said
+        assert (tmp_path / "arbiter.sqlite.damaged-1").read_bytes() == b"as if that were not enough"
         nodes.start_distributor()
         nodes.start_node("b")
         nodes.wait_in_sync()
