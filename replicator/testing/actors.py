@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.client import submit, transaction, with_options
-from replicator.errors import OutcomeUnknown, Overloaded, ReplicatorError, Unavailable, UsageError
+from replicator.errors import OutcomeUnknown, Overloaded, ReplicatorError, Unavailable, UnknownHandler, UsageError
 from replicator.testing.sim.process import Process
 
 Step = Future[Any] | float
@@ -98,8 +98,9 @@ def caller_script(caller: Caller, conversation: Callable[[Caller], Script], unti
     while not until():
         try:
             yield from conversation(caller)
-        except UsageError:
-            raise  # a mistake of the script
+        except UsageError as error:
+            if not (until() and isinstance(error, UnknownHandler)):  # it is over: then it is gone since the upgrade
+                raise  # a mistake of the script
         except (Abandoned, ReplicatorError):
             caller.gone.append("")
         if caller.nap_part and caller.random.random() < caller.nap_part:

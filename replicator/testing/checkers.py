@@ -16,6 +16,8 @@ from replicator.testing.models import Model, audit, linearizable, name_of, order
 
 #: Violations told of one checker.
 TOLD_MAX = 5
+#: Refusals that look at a message alone, not at the state of its transaction.
+_ABOUT_CONTENTS = ("UnknownHandler", "BadArguments", "MessageTooLarge", "UsageError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,19 @@ def rightly_refused(history: History) -> Iterable[str]:
         if is_wrong:
             where = f"message {last} of it was done, and it is {'open' if is_open else 'over'}"
             yield f"{name_of(call)} was refused as {problem} at seq {call.seq}, where {where}"
+
+
+def known_repeats(history: History) -> Iterable[str]:
+    """U5: a message that was answered as processed is not refused for what is in it, whatever the version or limits of today."""
+    answered_ms: dict[tuple[str, int], float] = {}
+    for call in history.calls:
+        if call.is_acknowledged and call.returned_ms is not None:
+            ids = (call.txn_id, call.msg_no)
+            answered_ms[ids] = min(call.returned_ms, answered_ms.get(ids, call.returned_ms))
+    for call in history.calls:
+        is_later = call.invoked_ms >= answered_ms.get((call.txn_id, call.msg_no), float("inf"))
+        if call.status == "refused" and is_later and str(call.value) in _ABOUT_CONTENTS:
+            yield f"{name_of(call)} was processed, its repeat was refused as {call.value}: as if nothing had been accepted"
 
 
 def same_reply(history: History) -> Iterable[str]:
@@ -290,6 +305,7 @@ CHECKERS: dict[str, tuple[Check, str]] = {
     "nothing_taken": (nothing_taken, "final"),
     "rightly_refused": (rightly_refused, "final"),
     "same_reply": (same_reply, "calls"),
+    "known_repeats": (known_repeats, "calls"),
     "one_order": (one_order, "final"),
     "one_active": (one_active, "released"),
     "views_grow": (views_grow, "calls"),

@@ -101,6 +101,7 @@ class Options:
     safety_ms: int = 12_000
     restart_at_end: bool = True
     busy: int = 0  # callers that do not pause, from the end of the faults until all are in sync
+    is_upgraded: bool = False  # at the end all stop, and start again with another version of the service
     timing: TimingConfig = field(default_factory=TimingConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     weather: Weather = field(default_factory=Weather)
@@ -113,7 +114,8 @@ class Options:
         return "\n".join(
             (
                 f"seed {self.seed}: {self.nodes} nodes, store {self.store}, ack {self.ack}, alone: {self.on_no_backup}, "
-                f"{self.distributors} distributors, {self.safety_ms} ms with faults",
+                f"{self.distributors} distributors, {self.safety_ms} ms with faults"
+                f"{', then an upgrade' if self.is_upgraded else ''}",
                 f"callers {self.callers} (through a distributor {self.via_distributor:.1f}, to one node only {self.sticky}), "
                 f"{self.keys} keys, pause {self.think_ms} ms, long {self.nap_part}, reads {self.read_part}, "
                 f"stale {self.stale_part}, repeats {self.repeat_part}, timeout {self.timeout_ms} ms, tries {self.patience}, "
@@ -183,6 +185,7 @@ def _draw_days(options: Options, chance: random.Random) -> None:
     """Clocks that jump by days, of one node or of all; and transactions that must be remembered all the same."""
     if options.timing.retain_named_ms > NAMED_MS_MAX:  # else a late repeat of a named one may take effect again
         options.named_part = chance.choice((0.0, 0.3, 1.0))
+    options.is_upgraded = chance.random() < 0.3
     if chance.random() < 0.4:
         options.faults += [
             Fault(

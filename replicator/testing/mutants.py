@@ -318,6 +318,18 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(EXECUTOR, "entry.time_ms, entry.seed, tsd", "entry.time_ms, entry.seed + bool(entry.packed), tsd"),
         ),
     ),
+    Mutant(
+        "U5",
+        "what the present version makes of a message comes before its id",
+        (
+            Edit(ACTIVE, "        if state.transactions.is_repeat(message):\n", "        if False:\n"),
+            Edit(
+                ACTIVE,
+                "            verdict = state.transactions.judge(",
+                "            handler_of(state.service_class, name)\n            verdict = state.transactions.judge(",
+            ),
+        ),
+    ),
     one(
         "V19",
         "passed time is read off the wall clock",

@@ -141,7 +141,7 @@ class Nemesis:
     def _outage(self, fault: Fault) -> None:
         """The power fails: all nodes die at one moment, and come back one by one (V13)."""
         cluster = self.cluster
-        if not self._is_all_on_disk():
+        if not self.is_all_on_disk():
             cluster.recorder.faults["spared"] += 1
             return
         cluster.recorder.fault("outage")
@@ -150,7 +150,7 @@ class Nemesis:
         for number, name in enumerate(sorted(cluster.nodes, key=lambda name: cluster.disks[name].starts + fault.size)):
             cluster.timeline.after_us(fault.for_ms * (number + 1) * 1000, lambda name=name: self._back(name))  # type: ignore[misc]
 
-    def _is_all_on_disk(self) -> bool:
+    def is_all_on_disk(self) -> bool:
         """Whether, in whatever record may be in force, some member in sync has all that was ever released on its disk."""
         cluster = self.cluster
         record, released = cluster.record, cluster.witness.released_seq

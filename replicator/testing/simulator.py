@@ -87,6 +87,7 @@ class Run:
         try:
             self._safety()
             self._liveness()
+            self._upgrade()
             self._last_repeats()
             self._check()
         except AssertionError as error:
@@ -208,6 +209,20 @@ class Run:
             problem = why_not_whole(cluster)
             assert not problem, f"not settled: while callers go on, {problem}"
         self.is_over = True
+        cluster.settle(LIVENESS_MS)
+
+    def _upgrade(self) -> None:
+        """All nodes stop, and start again with the next version, where their disks hold everything."""
+        cluster = self.cluster
+        if not self.options.is_upgraded or not self.nemesis.is_all_on_disk():
+            return
+        self.nemesis.kinds["upgrade"] += 1
+        for name in cluster.living():
+            if name in cluster.nodes:
+                cluster.crash(name)
+        cluster.service = self.workload.next_version()
+        for name in cluster.nodes:
+            cluster.restart(name)
         cluster.settle(LIVENESS_MS)
 
     def _last_repeats(self) -> None:

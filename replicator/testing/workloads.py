@@ -37,6 +37,14 @@ class Workload:
     converse: Callable[[Caller], Script]
     audit: Callable[[Caller], Script]
     patience_ms: int = PATIENCE_MS
+    gone: tuple[str, ...] = ()  # handlers that the next version of the service no longer has
+
+    def next_version(self) -> type[Service[Any]]:
+        """Return the service as it is after an upgrade: another fingerprint, and without what is gone."""
+        former = self.service
+        changed: type[Service[Any]] = type(former.__name__, (former,), {"__doc__": former.__doc__, "version": "next"})
+        changed._handlers = {name: spec for name, spec in former.handlers().items() if name not in self.gone}
+        return changed
 
 
 def find(name: str) -> Workload:
@@ -174,4 +182,4 @@ def _state(value: int, sums: dict[str, int]) -> Hashable:
     return (value, tuple(sorted(sums.items())))
 
 
-REGISTERS = Workload(Registers, CellsModel(), _prepare, _converse, _audit)
+REGISTERS = Workload(Registers, CellsModel(), _prepare, _converse, _audit, gone=("boom", "dice"))

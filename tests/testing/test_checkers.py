@@ -80,6 +80,11 @@ def refuse(history: History) -> None:
     call_of(history, "write").status = "refused"
 
 
+def forget_the_handler(history: History) -> None:
+    call = call_of(history, "add")  # the repeat
+    call.status, call.value, call.seq = "refused", "UnknownHandler", 0
+
+
 def refuse_as_finished(history: History) -> None:
     call = call_of(history, "more")
     call.status, call.value = "refused", "TransactionFinished"
@@ -153,6 +158,7 @@ def release_what_is_lost(history: History) -> None:
         (refuse, "nothing_taken"),
         (refuse_as_finished, "rightly_refused"),
         (answer_twice, "same_reply"),
+        (forget_the_handler, "known_repeats"),
         (swap, "one_order"),
         (be_two_actives, "one_active"),
         (go_back, "views_grow"),
