@@ -133,7 +133,7 @@ class Node:
         self.writer: WriterLike | None = None
         self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
-        self.loop = platform.loop()
+        self.loop = platform.loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         self.gateway = self._make_gateway()
         self.server = self._serve()
         self.names = platform.names(
@@ -163,7 +163,7 @@ class Node:
 
     def _serve(self) -> ServerLike:
         """Listen."""
-        own, limits = self.config.nodes[self.name], self.config.limits
+        own = self.config.nodes[self.name]
         return self.platform.server(
             self.loop,
             {
@@ -176,8 +176,9 @@ class Node:
             },
             host=own.host,
             port=own.port,
-            message_bytes_max=limits.frame_bytes_max,
-            connections_max=limits.connections_max,
+            limits=self.config.limits,
+            timing=self.config.timing,
+            reserved=("replicator.node", "replicator.operator"),
             on_note=self.notes.take,
         )
 
@@ -386,9 +387,11 @@ class Node:
                 "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
                 "mismatch": False, "fifo": 0, "remembered": 0, "rows": 0, "opened": False, "members": [],
                 "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
+                "connections": self.server.status(),
             }  # fmt: skip
         status = self.replica.status()
-        return {**status, "says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
+        own = {"says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
+        return {**status, **own, "connections": self.server.status()}
 
 
 def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[Any]], Node] = Node) -> None:
