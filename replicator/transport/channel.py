@@ -32,7 +32,7 @@ OUTPUT_OVERHEAD_BYTES: Final[int] = 56
 #: Buffers handed to one sendmsg; the system allows 1024.
 BUFFERS_PER_SEND: Final[int] = 64
 #: So much is read at a time of who is no node, unless it is of one frame: his messages of one read run in one go.
-SHORT_READ_BYTES: Final[int] = 64 * 1024
+SHORT_READ_BYTES: Final[int] = 16 * 1024
 _NEVER_BYTES: Final[int] = -(1 << 60)
 
 _unpack_header = HEADER.unpack_from

@@ -40,10 +40,10 @@ LOOKS_PER_TURN_MAX: Final[int] = 4
 BUFFERS_BYTES_MAX: Final[int] = LimitsConfig().buffers_bytes_max
 #: Callers that send as fast as they can must not hold up timers, forwards and replies: a quarter of a heartbeat's tick.
 INPUT_S: Final[float] = 0.0125
-#: The clock is looked at after so many sockets.
-EVENTS_PER_LOOK: Final[int] = 4
 #: The heap of timers is rebuilt when this many, and more than half of it, are cancelled.
 CANCELLED_TIMERS_MAX: Final[int] = 1000
+
+_monotonic = time.monotonic
 
 
 class Ready(Protocol):
@@ -189,7 +189,7 @@ class Loop:
         watched = self._watched
         taken = 0
         for fd, mask in events:
-            if taken % EVENTS_PER_LOOK == EVENTS_PER_LOOK - 1 and time.monotonic() - self.now_s > INPUT_S:
+            if taken and _monotonic() - self.now_s > INPUT_S:
                 return events[taken:]
             taken += 1
             ready = watched.get(fd)

@@ -16,6 +16,7 @@ import pytest
 from replicator.errors import ConfigError
 from replicator.transport import Request, Server, pyro_frames
 from replicator.transport.buffers import Holder, Share
+from replicator.transport.channel import SHORT_READ_BYTES
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -213,7 +214,7 @@ def test_a_caller_with_too_many_calls_unanswered_is_not_read_until_they_are(serv
         served.loop.call_soon_threadsafe(lambda: None)
         answers.append(raw.receive()[2])
     assert answers == list(range(2_000))
-    assert max(most) <= 65_536 // 1024 + 64 * 1024 // len(a_call(None)) + 1
+    assert max(most) <= 65_536 // 1024 + SHORT_READ_BYTES // len(a_call(None)) + 1
     assert served.do(lambda: [one.held_bytes for one in server.connections]) == [0]
 
 
