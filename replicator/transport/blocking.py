@@ -68,10 +68,10 @@ class BlockingLink:
         self._timeout_s = 0.0
         deadline_s = _monotonic() + connect_s
         self._sock = self._connect(address, connect_s)
-        if keepalive_ms:
-            bound_silence(self._sock, keepalive_ms)
         self.is_open = True
         try:
+            if keepalive_ms:
+                bound_silence(self._sock, keepalive_ms)
             self._set_timeout(deadline_s - _monotonic())
             self._send(handshake_frame(object_id), deadline_s)
             kind, _, _, payload = self._receive(deadline_s)

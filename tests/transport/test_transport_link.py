@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -302,6 +303,38 @@ def test_a_link_that_is_idle_or_slowly_answered_stays(loop: Loop, until: Any) ->
     assert owner.said == ["up", *[f"got {number}" for number in range(4)]]
     owner.link.close()
     server.close()
+
+
+def test_a_busy_peers_link_is_made_anew_a_few_times_and_then_answers(served: Any, loop: Loop, until: Any) -> None:
+    """Its loop stands still for four times `silence_ms`: the system takes new connections, each tried in full, none in a loop."""
+    ran: list[object] = []
+
+    def on_note(request: Request, value: object) -> None:
+        ran.append(value)
+        request.reply(value)
+
+    server = served.start({"echo": {"echo": on_note}})
+    owner = Owner(loop, server.address, silence_ms=150, connect_ms=200)
+    owner.link.connect()
+    until(loop, lambda: owner.link.is_up)
+    may_go_on = threading.Event()
+    served.loop.call_soon_threadsafe(lambda: may_go_on.wait(10))
+    loop.call_later(0.6, may_go_on.set)
+    owner.call("echo", "during")
+
+    def answered() -> bool:
+        if owner.link.is_up and "down" in owner.said and "again" not in ran:
+            owner.call("echo", "again")
+        owner.link.connect()
+        return "got 'again'" in owner.said
+
+    until(loop, answered)
+    assert owner.said[:3] == ["up", "lost", "down"]
+    assert owner.said.count("down") <= 4
+    assert (
+        ran.count("during") == 1
+    )  # it was still found in the old connection: whoever calls again must be ready for that
+    owner.link.close()
 
 
 def turn_for(loop: Loop, until: Any, seconds: float) -> None:
