@@ -35,7 +35,7 @@ COMPILED = (
         )
     ),
     *(f"replicator/node/{name}.py" for name in ("gateway", "stepping")),
-    *(f"replicator/transport/{name}.py" for name in ("blocking", "channel", "link", "loop", "server")),
+    *(f"replicator/transport/{name}.py" for name in ("blocking", "buffers", "channel", "link", "loop", "server")),
     *(
         f"distributor/{name}.py"
         for name in ("company", "effects", "embedded", "lane", "process", "routing", "sessions", "states")

@@ -48,6 +48,7 @@ class LinkRules:
 
     connect_ms: int
     frame_bytes_max: int
+    keepalive_ms: int = 0
 
 
 class Ticket:
@@ -391,6 +392,7 @@ class Lane:
                 OBJECT_ID,
                 connect_s=connect_ms / 1000,
                 message_bytes_max=self._link_rules.frame_bytes_max,
+                keepalive_ms=self._link_rules.keepalive_ms,
             )
         except LinkLost as problem:
             log.debug("no_connection {}: {}", node, problem)

@@ -29,6 +29,7 @@ from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Answer, Outgoing, Status
 
 CLIENT_ID = "replicator.client"
+OPERATOR_ID = "replicator.operator"
 #: A caller cannot make a message wait for longer than this; deadlines are kept in a list that is searched.
 REMAINING_MS_MAX = 86_400_000
 
@@ -47,14 +48,14 @@ class DistributorProcess:
         self.platform = platform
         self.counts: Counter[str] = Counter()
         self._register = _open_register(config) if with_arbiter else None
-        self.loop = platform.loop()
+        self.loop = platform.loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         timing, limits = config.timing, config.limits
         self._gateway = Gateway(
             self._admit, invoke_ms=timing.call_timeout_ms, frame_bytes_max=config.limits.frame_bytes_max
         )
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: self._gateway.endpoint(),
-            "replicator.operator": {"status": lambda request: request.reply(self.status())},
+            OPERATOR_ID: {"status": lambda request: request.reply(self.status())},
         }
         arbiter = {ARBITER_ID: arbiter_endpoints(self._register)} if self._register is not None else {}
         if not config.arbiter.port:
@@ -88,8 +89,9 @@ class DistributorProcess:
             endpoints,
             host=host,
             port=port,
-            message_bytes_max=self.config.limits.frame_bytes_max,
-            connections_max=self.config.limits.connections_max,
+            limits=self.config.limits,
+            timing=self.config.timing,
+            reserved=(ARBITER_ID, OPERATOR_ID),
             on_note=self._note,
         )
 
@@ -110,6 +112,7 @@ class DistributorProcess:
             connect_ms=config.timing.connect_ms,
             on_up=on_up,
             on_down=down,
+            keepalive_ms=config.timing.keepalive_ms,
         )
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ class DistributorProcess:
             "pid": os.getpid(),
             "database": self.config.database.name,
             "hosts_arbiter": self._register is not None,
-            "connections": len(self.server.connections),
+            "connections": self.server.status(),
             **self._routing.status(),
             "counts": counted(self.counts, self._driver),
         }

@@ -129,7 +129,7 @@ def connect(
         limits, timing = config.limits, config.timing
         finders, silence_ms = _ways(config, distributor)
     rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max, REQUESTS_MAX)
-    embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max))
+    embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max, timing.keepalive_ms))
     timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
     watch = None
     if on_event is not None:

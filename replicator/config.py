@@ -88,6 +88,13 @@ class TimingConfig:
     heartbeat_ms: int = _key(200, "ms between signs of life of an idle active")
     suspect_ms: int = _key(1_000, "ms of silence after which another node is taken for dead")
     connect_ms: int = _key(500, "ms that making a connection may take")
+    greeting_ms: int = _key(5_000, "ms a new connection may take to say what it wants; then it is closed")
+    frame_ms: int = _key(
+        10_000, "ms a frame may take, and a connection whose answers nobody reads may stay as it is; then it is closed"
+    )
+    keepalive_ms: int = _key(
+        15_000, "ms of silence of another host after which the system closes a connection; a busy process is not silent"
+    )
     call_timeout_ms: int = _key(10_000, "ms a client waits for a reply before it says OutcomeUnknown")
     retain_ms: int = _key(600_000, "ms of passed time for which a finished transaction's reply is remembered")
     retain_min_ms: int = _key(120_000, "ms it is remembered even when remembered_replies_max are")
@@ -124,6 +131,19 @@ class LimitsConfig:
     )
     deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
     connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")
+    connections_reserved: int = _key(
+        100, "of them kept for nodes, operators and the arbiter: callers cannot fill these"
+    )
+    ungreeted_max: int = _key(
+        100, "connections beside them that have not yet said what they want; above: the oldest is closed"
+    )
+    connection_bytes_max: int = _key(
+        1 << 20, "bytes of one caller's calls and answers (1 KiB each, at least) that wait; above: he is not read"
+    )
+    buffers_bytes_max: int = _key(
+        256 << 20,
+        "bytes of half frames, waiting answers and calls of one process, half of it for nodes; above: the largest is closed",
+    )
     clt_keys_max: int = _key(
         500_000, "keys in the change list (about 200 bytes each); beyond: a return compares everything"
     )
@@ -309,6 +329,22 @@ def _check_frames(demand: Callable[[bool, str, str], None], limits: LimitsConfig
     demand(limits.row_bytes_max <= limits.rows_bytes_max, "limits.rows_bytes_max", "must be at least row_bytes_max")
     demand(
         limits.message_bytes_max <= limits.fifo_bytes_max, "limits.fifo_bytes_max", "must be at least message_bytes_max"
+    )
+    # Each half has room for a frame that comes, for the two that may wait for one reader, and for all that is small.
+    demand(
+        limits.frame_bytes_max * 8 <= limits.buffers_bytes_max,
+        "limits.buffers_bytes_max",
+        "must be at least 8 * frame_bytes_max",
+    )
+    demand(
+        limits.connection_bytes_max <= limits.frame_bytes_max,
+        "limits.connection_bytes_max",
+        "must be at most frame_bytes_max",
+    )
+    demand(
+        limits.connections_reserved < limits.connections_max,
+        "limits.connections_reserved",
+        "must be less than connections_max, whose rest is for callers",
     )
 
 

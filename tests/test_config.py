@@ -95,6 +95,18 @@ def test_what_is_in_force_is_printed_as_toml(tmp_path: Path) -> None:
             ("[nodes.a]", "[limits]\nfifo_bytes_max = 1000\n[nodes.a]"),
             "limits.fifo_bytes_max: must be at least message_b",
         ),
+        (
+            ("[nodes.a]", "[limits]\nbuffers_bytes_max = 134217727\n[nodes.a]"),
+            "limits.buffers_bytes_max: must be at least 8 * frame_bytes_max",
+        ),
+        (
+            ("[nodes.a]", "[limits]\nconnection_bytes_max = 16777217\n[nodes.a]"),
+            "limits.connection_bytes_max: must be at most frame_bytes_max",
+        ),
+        (
+            ("[nodes.a]", "[limits]\nconnections_max = 100\n[nodes.a]"),
+            "limits.connections_reserved: must be less than connections_max",
+        ),
         (('"bank"', '"bank"\nack = "durable"\nstore = "memory"'), "database.ack: durable needs a store on disk"),
         (('"bank"', '"bank"\nack = "sure"'), "database.ack: must be async, received, applied or durable"),
         (('"bank"', '"bank"\nstore = "postgres"'), "database.store: must be sqlite or memory"),

@@ -149,14 +149,15 @@ def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dic
 def run_arbiter(config: Config) -> None:
     """Run the arbiter as this process, until SIGTERM or Ctrl-C. Raises StorageError, ConfigError."""
     with Register(config.arbiter_file) as register:
-        loop = Loop()
+        loop = Loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         server = Server(
             loop,
             {OBJECT_ID: arbiter_endpoints(register)},
             host=config.arbiter.host,
             port=config.arbiter.port,
-            message_bytes_max=config.limits.frame_bytes_max,
-            connections_max=config.limits.connections_max,
+            limits=config.limits,
+            timing=config.timing,
+            reserved=(OBJECT_ID,),
         )
         names = Names(
             loop,

@@ -11,7 +11,7 @@ from functools import partial
 
 from replicator.config import Config
 from replicator.core.views import View
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, UsageError
 from replicator.transport import Address, LinkLike, LoopLike, NamesLike, Platform, parse_uri
 
 Found = Callable[[Address | None], None]
@@ -39,7 +39,10 @@ class AddressBook:
             return
 
         def on_uri(uri: str | None) -> None:
-            self._cached = parse_uri(uri)[1] if uri is not None else None
+            try:
+                self._cached = parse_uri(uri)[1] if uri is not None else None
+            except UsageError:  # a name server may say anything: it is a hint, and this one leads nowhere
+                self._cached = None
             found(self._cached)
 
         self._names.look_up(self._name, on_uri)
@@ -83,6 +86,8 @@ class NodeLinks:
                 connect_ms=config.timing.connect_ms,
                 on_up=partial(on_up, name),
                 on_down=down,
+                silence_ms=config.timing.suspect_ms,
+                keepalive_ms=config.timing.keepalive_ms,
             )
 
     def connect(self, node: str) -> None:
@@ -136,6 +141,7 @@ class ArbiterClient:
             connect_ms=config.timing.connect_ms,
             on_up=self._on_up,
             on_down=self._on_down,
+            keepalive_ms=config.timing.keepalive_ms,
         )
 
     @property

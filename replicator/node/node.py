@@ -141,7 +141,7 @@ class Node:
         self.writer: WriterLike | None = None
         self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
-        self.loop = platform.loop()
+        self.loop = platform.loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         self.gateway = self._make_gateway()
         self.server = self._serve()
         self.names = platform.names(
@@ -175,7 +175,7 @@ class Node:
 
     def _serve(self) -> ServerLike:
         """Listen."""
-        own, limits = self.config.nodes[self.name], self.config.limits
+        own = self.config.nodes[self.name]
         return self.platform.server(
             self.loop,
             {
@@ -190,8 +190,9 @@ class Node:
             },
             host=own.host,
             port=own.port,
-            message_bytes_max=limits.frame_bytes_max,
-            connections_max=limits.connections_max,
+            limits=self.config.limits,
+            timing=self.config.timing,
+            reserved=("replicator.node", "replicator.operator"),
             on_note=self.notes.take,
         )
 
@@ -420,9 +421,11 @@ class Node:
                 "mismatch": False, "fifo": 0, "remembered": 0, "remembered_named": 0, "rows": 0, "opened": False,
                 "members": [], "time_ms": 0, "wall_ms": 0, "clock_ahead_ms": 0,
                 "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
+                "connections": self.server.status(),
             }  # fmt: skip
         status = self.replica.status()
-        return {**status, "says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
+        own = {"says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
+        return {**status, **own, "connections": self.server.status()}
 
 
 def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[Any]], Node] = Node) -> None:

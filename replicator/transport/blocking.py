@@ -35,6 +35,7 @@ from replicator.transport.pyro_frames import (
     new_packer,
     unpack,
 )
+from replicator.transport.sockets import bound_silence
 
 RECEIVE_BYTES: Final[int] = 64 * 1024
 #: More than this may have to wait for the reader, which the wait for the answer must not get again; less always fits
@@ -52,7 +53,10 @@ _unpack_header = HEADER.unpack_from
 class BlockingLink:
     """A connection to one object, usable once made. Raises: LinkLost, `refused` when nobody listens."""
 
-    def __init__(self, address: Address, object_id: str, *, connect_s: float, message_bytes_max: int) -> None:
+    def __init__(
+        self, address: Address, object_id: str, *, connect_s: float, message_bytes_max: int, keepalive_ms: int = 0
+    ) -> None:
+        """*keepalive_ms*: for a link that is kept, after which silence of its host the system ends it; 0: for none."""
         self.is_open = False
         self._object_id = object_id
         self._where = f"{object_id} at {address[0]}:{address[1]}"
@@ -66,6 +70,8 @@ class BlockingLink:
         self._sock = self._connect(address, connect_s)
         self.is_open = True
         try:
+            if keepalive_ms:
+                bound_silence(self._sock, keepalive_ms)
             self._set_timeout(deadline_s - _monotonic())
             self._send(handshake_frame(object_id), deadline_s)
             kind, _, _, payload = self._receive(deadline_s)
@@ -124,9 +130,9 @@ class BlockingLink:
             except OSError:
                 sock.close()
                 raise
-        except OSError as problem:
+        except (OSError, ValueError) as problem:  # ValueError: no host can have such a name
             raise LinkLost(
-                f"cannot connect to {self._where}: {problem.strerror or problem}",
+                f"cannot connect to {self._where}: {getattr(problem, 'strerror', None) or problem}",
                 refused=isinstance(problem, ConnectionRefusedError),
             ) from problem
         if is_own_echo:

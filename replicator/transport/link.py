@@ -7,6 +7,10 @@ Several calls may be out at once; answers are matched by the 16 bit seq. The lin
 2. Every `connect` that has an effect ends in exactly one of `on_up` and `on_down`, neither of them inside `connect`;
    each `on_up` is followed by one `on_down`, unless the owner closes.
 3. When a connection ends, its calls are lost first and in order of their making, then `on_down` is called.
+4. With `silence_ms`, a connection on which calls are out and nothing comes for so long is ended: after a cut the system
+   would try it again at ever longer intervals, while a new one is there at once. A peer that is busy accepts a new one, too,
+   and what it still finds in the old one is nothing new to it: whoever calls may always repeat.
+5. While no address is found, `connect` waits longer each time, up to `connect_ms`.
 
 `resolve` gets host names from elsewhere; a host that is a name and not a number is looked up by the system, which may
 take its time: write numbers, or names out of the hosts file.
@@ -19,7 +23,7 @@ import os
 import socket
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from loguru import logger
 
@@ -45,6 +49,7 @@ from replicator.transport.pyro_frames import (
     new_packer,
     unpack,
 )
+from replicator.transport.sockets import bound_silence
 
 Resolve = Callable[[Callable[[Address | None], None]], None]
 OnAnswer = Callable[[object], None]
@@ -52,6 +57,11 @@ OnLost = Callable[[], None]
 
 #: Calls out at one time; half of what 16 bits can tell apart.
 CALLS_MAX: Final[int] = 32_768
+
+#: A silent connection is looked at this many times in `silence_ms`.
+LOOKS_PER_SILENCE: Final[int] = 4
+#: After the first attempt for which no address was found; twice as long after each other one.
+RETRY_S: Final[float] = 0.05
 
 _pack_header = HEADER.pack
 
@@ -79,13 +89,20 @@ class Link:
         connect_ms: int,
         on_up: Callable[[], None],
         on_down: Callable[[bool], None],
+        silence_ms: int = 0,
+        keepalive_ms: int = 0,
     ) -> None:
+        """*silence_ms*, *keepalive_ms*: 0 for no bound."""
         self.is_up = False
         self._loop = loop
         self._object_id = object_id
         self._resolve = resolve
         self._message_bytes_max = message_bytes_max
         self._connect_s = connect_ms / 1000
+        self._silence_s = silence_ms / 1000
+        self._keepalive_ms = keepalive_ms
+        self._retry_s = 0.0
+        self._words = ""  # what was logged last, so that it is not said at each attempt
         self._on_up = on_up
         self._on_down = on_down
         self._state = LinkState.DOWN
@@ -95,6 +112,7 @@ class Link:
         self._channel: _LinkChannel | None = None
         self._seq = 0
         self._calls: dict[int, tuple[OnAnswer, OnLost | None]] = {}
+        self._answer_count = 0
         self._pack = new_packer().pack
 
     def connect(self) -> None:
@@ -104,8 +122,15 @@ class Link:
         self._attempt += 1
         attempt = self._attempt
         self._state = LinkState.RESOLVING
-        self._timer = self._loop.call_later(self._connect_s, self._on_connect_timeout)
-        self._resolve(lambda address: self._on_address(attempt, address))
+        self._timer = self._loop.call_later(self._connect_s + self._retry_s, self._on_connect_timeout)
+        if self._retry_s:
+            self._loop.call_later(self._retry_s, lambda: self._find_address(attempt))
+        else:
+            self._find_address(attempt)
+
+    def _find_address(self, attempt: int) -> None:
+        if attempt == self._attempt:
+            self._resolve(lambda address: self._on_address(attempt, address))
 
     def call(
         self, method: str, args: tuple[object, ...], on_answer: OnAnswer, *, on_lost: OnLost | None = None
@@ -140,28 +165,57 @@ class Link:
         if attempt != self._attempt or self._state is not LinkState.RESOLVING:
             return
         if address is None:
-            self._fail_soon(False)
+            self._on_no_address()
             return
         self._state = LinkState.CONNECTING
         try:
             family, kind, protocol, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-            sock = socket.socket(family, kind, protocol)
+        except (OSError, ValueError) as problem:  # ValueError: no host can have such a name
+            self._say(f"link_failed {self._object_id} at {address}: {problem}")
+            self._on_no_address()
+            return
+        try:
+            self._begin(socket.socket(family, kind, protocol), target)
         except OSError as problem:
-            logger.warning("link_failed {} at {}: {}", self._object_id, address, problem)
+            self._say(f"link_failed {self._object_id} at {address}: {problem}")
             self._fail_soon(False)
-            return
-        sock.setblocking(False)
-        result = sock.connect_ex(target)
-        if result not in (0, errno.EINPROGRESS):
+
+    def _on_no_address(self) -> None:
+        self._retry_s = min(self._connect_s, 2 * self._retry_s or RETRY_S)
+        self._fail_soon(False)
+
+    def _begin(self, sock: socket.socket, target: Any) -> None:
+        """Begin to connect. Raises: OSError, and *sock* is closed."""
+        try:
+            sock.setblocking(False)
+            if self._keepalive_ms:
+                bound_silence(sock, self._keepalive_ms)
+            result = sock.connect_ex(target)
+            if result in (0, errno.EINPROGRESS):
+                self._retry_s = 0.0
+                self._connecting = _Connecting(self, self._loop, sock)
+                return
+        except OSError:
             sock.close()
-            self._fail_soon(result == errno.ECONNREFUSED)
-            return
-        self._connecting = _Connecting(self, self._loop, sock)
+            raise
+        sock.close()
+        self._fail_soon(result == errno.ECONNREFUSED)
+
+    def _say(self, words: str) -> None:
+        """Log why it does not come up, once."""
+        if words != self._words:
+            self._words = words
+            logger.warning("{}", words)
 
     def _on_connected(self, sock: socket.socket) -> None:
         self._connecting = None
         self._state = LinkState.GREETING
-        self._channel = _LinkChannel(self, self._loop, sock, self._message_bytes_max)
+        try:
+            self._channel = _LinkChannel(self, self._loop, sock, self._message_bytes_max)
+        except OSError as problem:
+            sock.close()
+            self._fail(False, str(problem))
+            return
         self._channel.write_now(handshake_frame(self._object_id))
 
     def _on_connect_failed(self, result: int) -> None:
@@ -186,19 +240,39 @@ class Link:
                 self._timer.cancel()
             self._state = LinkState.UP
             self.is_up = True
+            self._words = ""
+            if self._silence_s:
+                self._look(self._attempt, self._answer_count, 0, self._loop.now_s)
             self._on_up()
             return
         try:
             words = unpack(payload) if kind == MSG_CONNECTFAIL else f"frame of kind {kind}"
         except UNPACK_ERRORS:
             words = "in words that are no msgpack"
-        logger.warning("link_refused {}: {}", self._object_id, words)
+        self._say(f"link_refused {self._object_id}: {words}")
         self._fail(False, "handshake refused")
 
     # answers
 
+    def _look(self, attempt: int, answer_count: int, partial_bytes: int, since_s: float) -> None:
+        """End a connection on which calls are out and nothing has come since *since_s*, when it was as told."""
+        channel = self._channel
+        if attempt != self._attempt or channel is None:
+            return
+        now_s = self._loop.now_s
+        if not self._calls or answer_count != self._answer_count or partial_bytes != channel.partial_bytes:
+            since_s = now_s
+        elif now_s - since_s >= self._silence_s:
+            self._fail(False, f"{len(self._calls)} calls are out, and nothing has come for {self._silence_s} s")
+            return
+        count, partial_bytes = self._answer_count, channel.partial_bytes
+        self._timer = self._loop.call_later(
+            self._silence_s / LOOKS_PER_SILENCE, lambda: self._look(attempt, count, partial_bytes, since_s)
+        )
+
     def _on_result(self, seq: int, flags: int, payload: memoryview) -> None:
         callbacks = self._calls.pop(seq, None)
+        self._answer_count += 1
         if callbacks is None:
             self._fail(False, f"answer {seq} to no call")
             return
@@ -276,7 +350,7 @@ class _LinkChannel(Channel):
     """The socket of a link that is greeting or up."""
 
     def __init__(self, link: Link, loop: Loop, sock: socket.socket, message_bytes_max: int) -> None:
-        super().__init__(loop, sock, message_bytes_max=message_bytes_max)
+        super().__init__(loop, sock, message_bytes_max=message_bytes_max, share=loop.buffers.nodes)
         self._link: Link | None = link
 
     def forget(self) -> None:

@@ -4,7 +4,7 @@ Never blocks but in the wait at the start of a turn, and never catches what a ca
 above must stop the node, not be logged and passed over. A turn is always, in this order:
 
 1. wait for sockets, timers, wake-ups or signals, and read the clock once (`now_s`);
-2. every socket that is ready is read or written;
+2. every socket that is ready is read or written, until `INPUT_S` have gone by: the others come first in the next turn;
 3. callbacks handed in by `call_soon`, other threads included;
 4. due timers;
 5. the `at_turn_end` callbacks, which see all of the turn's input and may answer it as one batch;
@@ -27,6 +27,9 @@ from itertools import count
 from types import FrameType
 from typing import Any, Final, Protocol
 
+from replicator.config import LimitsConfig
+from replicator.transport.buffers import Buffers
+
 READ: Final[int] = 1  # as EPOLLIN
 WRITE: Final[int] = 4  # as EPOLLOUT
 #: One read takes at most this much: a fast sender cannot keep the loop from the others. Shared by all sockets.
@@ -34,8 +37,15 @@ READ_BYTES: Final[int] = 256 * 1024
 EVENTS_PER_TURN_MAX: Final[int] = 256
 #: A turn in which several sockets had something looks for more as often as this: the work of a turn's end is shared by more.
 LOOKS_PER_TURN_MAX: Final[int] = 4
+BUFFERS_BYTES_MAX: Final[int] = LimitsConfig().buffers_bytes_max
+#: Callers that send as fast as they can must not hold up timers, forwards and replies: a quarter of a heartbeat's tick.
+#: Of this thread's own work: a machine that is busy elsewhere is no reason for smaller batches.
+INPUT_S: Final[float] = 0.0125
 #: The heap of timers is rebuilt when this many, and more than half of it, are cancelled.
 CANCELLED_TIMERS_MAX: Final[int] = 1000
+
+_monotonic = time.monotonic
+_thread_time = time.thread_time
 
 
 class Ready(Protocol):
@@ -70,15 +80,26 @@ class SelectorPoller:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._resting: set[int] = set()  # watched for nothing, which a selector does not know
 
     def register(self, fd: int, mask: int, /) -> None:
         self._selector.register(fd, _selector_events(mask))
 
     def modify(self, fd: int, mask: int, /) -> None:
-        self._selector.modify(fd, _selector_events(mask))
+        if not mask:
+            self.unregister(fd)
+            self._resting.add(fd)
+        elif fd in self._resting:
+            self._resting.discard(fd)
+            self.register(fd, mask)
+        else:
+            self._selector.modify(fd, _selector_events(mask))
 
     def unregister(self, fd: int, /) -> None:
-        self._selector.unregister(fd)
+        if fd in self._resting:
+            self._resting.discard(fd)
+        else:
+            self._selector.unregister(fd)
 
     def poll(self, timeout_s: float | None, events_max: int, /) -> list[tuple[int, int]]:
         ready = self._selector.select(timeout_s)
@@ -118,12 +139,18 @@ class Timer:
 class Loop:
     """Single-threaded event loop; every method but `call_soon_threadsafe` and `stop` belongs to its thread."""
 
-    def __init__(self, poller: Poller | None = None) -> None:
+    def __init__(self, poller: Poller | None = None, *, buffers_bytes_max: int = BUFFERS_BYTES_MAX) -> None:
         self.now_s = time.monotonic()
+        #: The account of what this loop's sockets hold in memory.
+        self.buffers = Buffers(buffers_bytes_max)
+        #: Descriptors that its servers may come to need.
+        self.descriptors_max = 0
         #: Where every socket of this loop is read into; nothing may keep a view of it beyond the callback.
         self.scratch = memoryview(bytearray(READ_BYTES))
         self._poller = poller or _new_poller()
         self._watched: dict[int, Ready] = {}
+        self._began_s = 0.0
+        self._left: list[tuple[int, int]] = []  # events that the last turn did not come to
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = count()
         self._timers_cancelled = 0
@@ -145,13 +172,14 @@ class Loop:
 
     def run_once(self, timeout_s: float | None = None) -> None:
         """Take one turn, waiting at most *timeout_s* for something to do."""
-        events = self._poller.poll(self._wait_s(timeout_s), EVENTS_PER_TURN_MAX)
+        events = self._left or self._poller.poll(self._wait_s(timeout_s), EVENTS_PER_TURN_MAX)
         self.now_s = time.monotonic()
-        self._take(events)
+        self._began_s = _thread_time()
+        self._left = self._take(events)
         looks = 1
-        while len(events) > 1 and looks < LOOKS_PER_TURN_MAX:
+        while len(events) > 1 and looks < LOOKS_PER_TURN_MAX and not self._left:
             events = self._poller.poll(0.0, EVENTS_PER_TURN_MAX)
-            self._take(events)
+            self._left = self._take(events)
             looks += 1
         if self._soon:
             self._run_soon()
@@ -162,10 +190,14 @@ class Loop:
         if self._flushes:
             self._flush()
 
-    def _take(self, events: list[tuple[int, int]]) -> None:
-        """Have everyone read and write who can."""
+    def _take(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Have everyone read and write who can, while there is time; return the events of those whose turn did not come."""
         watched = self._watched
+        taken = 0
         for fd, mask in events:
+            if taken and _monotonic() - self.now_s > INPUT_S and _thread_time() - self._began_s > INPUT_S:
+                return events[taken:]
+            taken += 1
             ready = watched.get(fd)
             if ready is None:
                 continue  # closed earlier in this turn
@@ -173,6 +205,7 @@ class Loop:
                 ready.on_readable()
             if mask & WRITE and watched.get(fd) is ready:
                 ready.on_writable()
+        return []
 
     def stop(self) -> None:
         """Let `run` return at the end of this turn; from any thread or signal handler."""

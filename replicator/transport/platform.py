@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+from replicator.config import LimitsConfig, TimingConfig
 from replicator.transport.link import Link, Resolve
 from replicator.transport.loop import Loop
 from replicator.transport.names import Names
@@ -98,12 +99,11 @@ class ServerLike(Protocol):
 
     address: Address
 
-    @property
-    def connections(self) -> Sized:
-        """What is connected now."""
-
     def uri(self, object_id: str, /) -> str:
         """The URI of one of this server's objects."""
+
+    def status(self) -> dict[str, object]:
+        """What an operator sees of connections and buffers."""
 
     def close(self) -> None:
         """Stop listening and close every connection."""
@@ -128,7 +128,7 @@ class NamesLike(Protocol):
 class Platform(Protocol):
     """Makes the parts of one process."""
 
-    def loop(self) -> LoopLike:
+    def loop(self, *, buffers_bytes_max: int) -> LoopLike:
         """Make the event loop."""
 
     def server(
@@ -138,11 +138,12 @@ class Platform(Protocol):
         *,
         host: str,
         port: int,
-        message_bytes_max: int,
-        connections_max: int,
+        limits: LimitsConfig,
+        timing: TimingConfig,
+        reserved: Collection[str] = (),
         on_note: Callable[[str, Mapping[str, object]], None] | None = None,
     ) -> ServerLike:
-        """Listen."""
+        """Listen; places and buffers are kept for the *reserved* objects."""
 
     def link(
         self,
@@ -154,6 +155,8 @@ class Platform(Protocol):
         connect_ms: int,
         on_up: Callable[[], None],
         on_down: Callable[[bool], None],
+        silence_ms: int = 0,
+        keepalive_ms: int = 0,
     ) -> LinkLike:
         """Make a link, which is down."""
 

@@ -7,9 +7,15 @@ is refused with words where the peer can read them, and the connection closed wh
 1. Only msgpack is read. Callers with another Pyro5 serializer read in it why they are refused.
 2. Compressed, oneway, batched and pre-serialized calls are refused without a look at their payload; keyword arguments
    are refused too.
-3. A handshake comes first, within `handshake_ms` and 4096 bytes; a frame that has begun ends within `frame_ms`.
-4. A connection at rest between frames stays for ever.
-5. `UsageError` from an endpoint is the caller's fault and becomes a refusal. Anything else is a fault of this program
+3. A handshake comes first, within `greeting_ms` and 4096 bytes; a frame that has begun ends within `frame_ms`. Who has not
+   said hello takes nobody's place: `ungreeted_max` of them, then the oldest goes.
+4. A connection at rest between frames stays for ever, while its host is there (`keepalive_ms`).
+5. `connections_reserved` of the places are for the objects in `reserved`: those of nodes and operators. Their buffers have a
+   share of their own, too (buffers.py).
+6. A caller whose calls and answers wait, `connection_bytes_max` of them, is not read; nor is one whose frame finds no room.
+   If nothing of his moves for `frame_ms` he is closed.
+7. Whatever the system says of one connection ends that one. No descriptors, or no memory, for a new one: a pause.
+8. `UsageError` from an endpoint is the caller's fault and becomes a refusal. Anything else is a fault of this program
    and leaves `Loop.run`: the node halts.
 """
 
@@ -18,10 +24,11 @@ from __future__ import annotations
 import errno
 import inspect
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
-from replicator.errors import ConfigError, UsageError
+from replicator.config import LimitsConfig, TimingConfig
+from replicator.errors import UsageError
 from replicator.transport.channel import Channel
 from replicator.transport.loop import READ, Loop, Timer
 from replicator.transport.pyro_frames import (
@@ -48,6 +55,7 @@ from replicator.transport.pyro_frames import (
     unpack,
     uri_of,
 )
+from replicator.transport.sockets import bound_silence, ensure_descriptors, listen
 from replicator.values import shown
 
 Endpoint = Callable[..., None]
@@ -55,12 +63,17 @@ OnNote = Callable[[str, dict[str, object]], None]
 
 #: A handshake names one object; stock ones are about 60 bytes.
 HANDSHAKE_BYTES_MAX: Final[int] = 4096
-#: Connections above the limit that may be told so at one time; the ones above this are just closed.
+#: Connections whose hello was refused, while they read why; the ones above this are just closed.
 REFUSING_MAX: Final[int] = 64
 ACCEPTS_PER_TURN: Final[int] = 64
-BACKLOG: Final[int] = 512
-#: No descriptors left: how long the listener rests before it tries again.
+#: No descriptors or memory left: how long the listener rests before it tries again.
 ACCEPT_PAUSE_S: Final[float] = 0.1
+#: A half frame that is older than this part of `frame_ms` goes when the frames of others wait for room.
+CONTENDED_PART: Final[float] = 0.1
+#: What a call takes here beside its bytes until it is answered: its request, its place in queues, its answer.
+CALL_BYTES: Final[int] = 1024
+#: The listener itself is at fault.
+_LISTENER_ERRORS: Final = (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK)
 #: Slow frames and handshakes are looked for this many times in the shorter of their limits.
 SWEEPS_PER_LIMIT: Final[int] = 4
 
@@ -70,11 +83,12 @@ _pack_header = HEADER.pack
 class Request:
     """One incoming call; whoever got it answers once, now or later."""
 
-    __slots__ = ("_connection", "_seq")
+    __slots__ = ("_bytes", "_connection", "_seq")
 
-    def __init__(self, connection: _Connection, seq: int) -> None:
+    def __init__(self, connection: _Connection, seq: int, count: int) -> None:
         self._connection: _Connection | None = connection
         self._seq = seq
+        self._bytes = count
 
     @property
     def peer(self) -> str:
@@ -95,21 +109,39 @@ class Request:
         """
         connection = self._connection
         assert connection is not None, "a request is answered once"
-        data = connection.server.pack(value)
-        self._connection = None
-        if len(data) > connection.message_bytes_max:
-            connection.write_refusal(
-                self._seq, f"the answer of {len(data)} bytes is above the limit of {connection.message_bytes_max}"
-            )
+        try:
+            data = connection.server.pack(value)
+            count = len(data)
+            data = _pack_header(PREFIX, MSG_RESULT, MSGPACK, 0, self._seq, count, 0, MAGIC) + data
+        except MemoryError:
+            self._end_without_memory(connection)
             return
-        write = connection.write_now if at_once else connection.write
-        write(_pack_header(PREFIX, MSG_RESULT, MSGPACK, 0, self._seq, len(data), 0, MAGIC) + data)
+        self._connection = None
+        connection.held_bytes -= self._bytes
+        if connection.held_bytes < connection.held_low:
+            connection.account()
+        if count > connection.message_bytes_max:
+            limit = connection.message_bytes_max
+            connection.write_refusal(self._seq, f"the answer of {count} bytes is above the limit of {limit}")
+        elif at_once:
+            connection.write_now(data)
+        else:
+            connection.write(data)
+
+    def _end_without_memory(self, connection: _Connection) -> None:
+        """End the caller's connection: how much memory there is for an answer is no fault of the node."""
+        self._connection = None
+        connection.held_bytes -= self._bytes
+        connection.end_soon("no memory for its answer")
 
     def refuse(self, message: str) -> None:
         """Answer with a PyroError that says *message*; the caller gets no traceback."""
         connection = self._connection
         assert connection is not None, "a request is answered once"
         self._connection = None
+        connection.held_bytes -= self._bytes
+        if connection.held_bytes < connection.held_low:
+            connection.account()
         connection.write_refusal(self._seq, message)
 
     @property
@@ -128,14 +160,15 @@ class Server:
         *,
         host: str,
         port: int,
-        message_bytes_max: int,
-        connections_max: int,
-        handshake_ms: int = 5000,
-        frame_ms: int = 10000,
+        limits: LimitsConfig,
+        timing: TimingConfig,
+        reserved: Collection[str] = (),
         on_note: OnNote | None = None,
     ) -> None:
         self.loop = loop
-        self.message_bytes_max = message_bytes_max
+        self.limits = limits
+        self.message_bytes_max = limits.frame_bytes_max
+        self.keepalive_ms = timing.keepalive_ms
         self.connections: set[_Connection] = set()
         self.pack = new_packer().pack
         self.methods: dict[tuple[str, str], tuple[Endpoint, int, int]] = {}
@@ -145,18 +178,23 @@ class Server:
             self.objects[object_id] = {"methods": list(functions), "oneway": [], "attrs": []}
             for name, function in functions.items():
                 self.methods[object_id, name] = (function, *_argument_counts(function))
-        self._connections_max = connections_max
+        self._reserved = frozenset(reserved)
         self._connection_count = 0
-        self._handshake_s = handshake_ms / 1000
-        self._frame_s = frame_ms / 1000
+        self._callers: set[_Connection] = set()
+        self._nodes: set[_Connection] = set()  # at reserved objects
+        self._ungreeted: dict[_Connection, None] = {}  # oldest first
+        self._refusing: set[_Connection] = set()
+        self._greeting_s = timing.greeting_ms / 1000
+        self._frame_s = timing.frame_ms / 1000
         self._on_note = on_note
-        self._refusing: set[_Refusing] = set()
-        self._listener = _listen(host, port)
+        loop.descriptors_max += limits.connections_max + limits.ungreeted_max + REFUSING_MAX
+        ensure_descriptors(loop.descriptors_max, f"limits.connections_max = {limits.connections_max}")
+        self._listener = listen(host, port)
         self.address: Address = self._listener.getsockname()[:2]
         self._is_closed = False
         self._is_accepting = True
         loop.watch(self._listener.fileno(), self, READ)
-        self._sweep_s = min(self._handshake_s, self._frame_s) / SWEEPS_PER_LIMIT
+        self._sweep_s = min(self._greeting_s, self._frame_s) / SWEEPS_PER_LIMIT
         self._sweep_timer: Timer = loop.call_later(self._sweep_s, self._sweep)
 
     def uri(self, object_id: str) -> str:
@@ -172,9 +210,20 @@ class Server:
         if self._is_accepting:
             self.loop.unwatch(self._listener.fileno())
         self._listener.close()
-        for channel in [*self.connections, *self._refusing]:
+        for channel in list(self.connections):
             channel.flush()
             channel.end("server closed")
+
+    def status(self) -> dict[str, object]:
+        """Return what an operator sees of the connections, and of the buffers of the process."""
+        return {
+            "callers": len(self._callers),
+            "nodes_and_operators": len(self._nodes),
+            "ungreeted": len(self._ungreeted),
+            "not_read": sum(connection.is_held_back for connection in self.connections),
+            "connections_max": self.limits.connections_max,
+            "buffers": self.loop.buffers.status(),
+        }
 
     def note(self, event: str, **facts: object) -> None:
         """Tell the owner what was refused or closed."""
@@ -188,8 +237,8 @@ class Server:
                 sock, address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as problem:
-                if problem.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            except (OSError, MemoryError) as problem:
+                if isinstance(problem, OSError) and problem.errno in _LISTENER_ERRORS:
                     raise
                 self._pause_accepting(problem)
                 return
@@ -200,21 +249,58 @@ class Server:
         raise AssertionError("a listener is never watched for writing")
 
     def _take(self, sock: socket.socket, peer: str) -> None:
-        if len(self.connections) < self._connections_max:
-            self._connection_count += 1
-            self.connections.add(_Connection(self, sock, peer, self._connection_count))
-            return
-        self.note("connection_refused", peer=peer, reason="too many connections", limit=self._connections_max)
-        if len(self._refusing) >= REFUSING_MAX:
+        self._connection_count += 1
+        try:
+            connection = _Connection(self, sock, peer, self._connection_count)
+        except (OSError, MemoryError) as problem:
             sock.close()
+            self.note("connection_refused", peer=peer, reason=str(problem) or "no memory for it")
             return
-        refusing = _Refusing(self.loop, sock, message_bytes_max=HANDSHAKE_BYTES_MAX, refusing=self._refusing)
-        self._refusing.add(refusing)
-        refusing.finish(handshake_failure(0, f"too many connections here, the limit is {self._connections_max}"))
+        self.connections.add(connection)
+        self._ungreeted[connection] = None
+        if len(self._ungreeted) > self.limits.ungreeted_max:
+            oldest = next(iter(self._ungreeted))
+            oldest.on_readable()  # its hello may have come meanwhile
+            if oldest in self._ungreeted:
+                oldest.end(f"no handshake, and more than {self.limits.ungreeted_max} that give none")
 
-    def _pause_accepting(self, problem: OSError) -> None:
+    def admit(self, connection: _Connection, object_id: str) -> str:
+        """Give a connection that said hello its place among callers or nodes; return why not, or ""."""
+        limit = self.limits.connections_max
+        is_node = object_id in self._reserved
+        if not is_node and self._reserved:
+            limit -= self.limits.connections_reserved
+        if len(self._callers) + len(self._nodes) >= self.limits.connections_max or (
+            not is_node and len(self._callers) >= limit
+        ):
+            return f"too many connections here, the limit is {limit}"
+        self._ungreeted.pop(connection, None)
+        (self._nodes if is_node else self._callers).add(connection)
+        if is_node:
+            connection.share.leave(connection)
+            connection.share = self.loop.buffers.nodes
+            connection.burden_bytes_max = connection.waiting_bytes_max  # a node's calls may stay unanswered
+            connection.counts_calls = False
+        return ""
+
+    def refuse(self, connection: _Connection) -> None:
+        """Take its place from a connection whose hello is refused; it goes at once when too many read why."""
+        self._ungreeted.pop(connection, None)
+        self._refusing.add(connection)
+        if len(self._refusing) > REFUSING_MAX:
+            connection.end_soon("refused, as too many others are")
+
+    def forget(self, connection: _Connection) -> None:
+        """A connection is over."""
+        self.connections.discard(connection)
+        self._callers.discard(connection)
+        self._nodes.discard(connection)
+        self._refusing.discard(connection)
+        self._ungreeted.pop(connection, None)
+
+    def _pause_accepting(self, problem: OSError | MemoryError) -> None:
         """Leave the listener alone for a moment: it stays readable, and the loop would spin."""
-        self.note("accept_paused", reason=str(problem))
+        self.note("accept_paused", reason=str(problem) or "no memory")
         self.loop.unwatch(self._listener.fileno())
         self._is_accepting = False
         self.loop.call_later(ACCEPT_PAUSE_S, self._resume_accepting)
@@ -225,15 +311,29 @@ class Server:
             self._is_accepting = True
 
     def _sweep(self) -> None:
-        """Close connections whose handshake or frame takes too long. O(connections)."""
+        """Close connections whose handshake or frame takes too long, or that do not move. O(connections)."""
         now_s = self.loop.now_s
+        halves: list[tuple[float, _Connection]] = []
         for connection in list(self.connections):
             if not connection.is_greeted:
-                if now_s - connection.since_s >= self._handshake_s:
+                if now_s - connection.since_s >= self._greeting_s:
                     connection.end("no handshake in time")
-            elif connection.partial_since_s is not None and now_s - connection.partial_since_s >= self._frame_s:
-                connection.end("half a frame, and no more in time")
+            elif connection.is_stuck(self._frame_s):
+                connection.end("its answers are not read, its calls not answered, or its frame found no room in time")
+            elif connection.partial_since_s is not None and not connection.is_asking:
+                if now_s - connection.partial_since_s >= self._frame_s:
+                    connection.end("half a frame, and no more in time")
+                else:
+                    halves.append((connection.partial_since_s, connection))
+        self._make_room(halves)
         self._sweep_timer = self.loop.call_later(self._sweep_s, self._sweep)
+
+    def _make_room(self, halves: list[tuple[float, _Connection]]) -> None:
+        """While frames wait for room, close half ones that have had it for long, oldest first."""
+        before_s = self.loop.now_s - self._frame_s * CONTENDED_PART
+        for since_s, connection in sorted(halves, key=_since):
+            if since_s <= before_s and connection.share.asking_count:
+                connection.end("half a frame for too long while those of others wait for room")
 
     def _on_get_metadata(self, request: Request, object_id: object) -> None:
         metadata = self.objects.get(object_id) if isinstance(object_id, str) else None
@@ -247,12 +347,17 @@ class _Connection(Channel):
     """One caller."""
 
     def __init__(self, server: Server, sock: socket.socket, peer: str, connection_id: int) -> None:
-        super().__init__(server.loop, sock, message_bytes_max=server.message_bytes_max)
+        bound_silence(sock, server.keepalive_ms)
+        buffers = server.loop.buffers
+        super().__init__(server.loop, sock, message_bytes_max=server.message_bytes_max, share=buffers.callers)
         self.server = server
         self.peer = peer
         self.connection_id = connection_id
         self.message_bytes_max = server.message_bytes_max
         self.frame_bytes_max = min(HANDSHAKE_BYTES_MAX, server.message_bytes_max)
+        self.burden_bytes_max = server.limits.connection_bytes_max
+        self.read_shortly()
+        self.counts_calls = True
         self.is_greeted = False
         self.since_s = server.loop.now_s
         self._methods = server.methods
@@ -267,10 +372,19 @@ class _Connection(Channel):
             is_callable = type(args) is tuple and args_min <= len(args) <= args_max and not keywords
         except (KeyError, *UNPACK_ERRORS):
             is_callable = False
+        except MemoryError:
+            self.end_soon("no memory for its call")
+            return
         if not is_callable:
             self.write_refusal(seq, self._why_not_callable(payload))
             return
-        request = Request(self, seq)
+        count = 0
+        if self.counts_calls:
+            count = len(payload) + CALL_BYTES
+            self.held_bytes += count
+            if self.held_bytes > self.held_mark:
+                self.account()
+        request = Request(self, seq, count)
         try:
             function(request, *args)
         except UsageError as problem:
@@ -327,6 +441,10 @@ class _Connection(Channel):
         if metadata is None:
             self._refuse_handshake(seq, f"unknown object {shown(object_id)}")
             return
+        full = self.server.admit(self, object_id)
+        if full:
+            self._refuse_handshake(seq, full)
+            return
         self.is_greeted = True
         self.frame_bytes_max = self.message_bytes_max
         self.write(frame(MSG_CONNECTOK, 0, seq, self.server.pack({"handshake": "hello", "meta": metadata})))
@@ -334,6 +452,7 @@ class _Connection(Channel):
     def _refuse_handshake(self, seq: int, message: str, serializer: int = MSGPACK) -> None:
         self.server.note("handshake_refused", peer=self.peer, reason=message)
         self.finish(handshake_failure(seq, message, serializer))
+        self.server.refuse(self)
 
     def write_refusal(self, seq: int, message: str, serializer: int = MSGPACK) -> None:
         """Answer one call with a PyroError; the connection stays."""
@@ -352,22 +471,12 @@ class _Connection(Channel):
             self.end(message)
 
     def on_end(self, reason: str) -> None:
-        self.server.connections.discard(self)
+        self.server.forget(self)
         self.server.note("connection_closed", peer=self.peer, reason=reason)
 
 
-class _Refusing(Channel):
-    """A connection above the limit, while it reads why."""
-
-    def __init__(self, loop: Loop, sock: socket.socket, *, message_bytes_max: int, refusing: set[_Refusing]) -> None:
-        super().__init__(loop, sock, message_bytes_max=message_bytes_max)
-        self._refusing = refusing
-
-    def on_frame(self, kind: int, serializer: int, flags: int, seq: int, payload: memoryview) -> None:
-        raise AssertionError("takes no frames")
-
-    def on_end(self, reason: str) -> None:
-        self._refusing.discard(self)
+def _since(half: tuple[float, _Connection]) -> float:
+    return half[0]
 
 
 def _on_ping(request: Request) -> None:
@@ -382,13 +491,3 @@ def _argument_counts(function: Endpoint) -> tuple[int, int]:
     required = [parameter for parameter in positional if parameter.default is inspect.Parameter.empty]
     is_open_ended = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
     return len(required), 1_000_000 if is_open_ended else len(positional)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as problem:
-        raise ConfigError(f"cannot listen at {host}:{port}: {problem}; choose another address or port") from problem
-    listener.setblocking(False)
-    return listener

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from replicator import Context, Service, Table, Tables, handler
+from replicator.config import LimitsConfig, TimingConfig
 from replicator.core.messages import Answer, Facts, Status, split_message
 from replicator.errors import UsageError
 from replicator.transport import Address, Loop, Request, Server
@@ -71,8 +72,8 @@ class FakeNode:
             endpoints,
             host="127.0.0.1",
             port=self._port,
-            message_bytes_max=16 << 20,
-            connections_max=50,
+            limits=LimitsConfig(connections_max=50),
+            timing=TimingConfig(),
         )
         self._thread.start()
         return self

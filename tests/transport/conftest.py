@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import socket
 import threading
@@ -13,9 +14,22 @@ from typing import Any
 import msgpack
 import pytest
 
+from replicator.config import LimitsConfig, TimingConfig
 from replicator.transport import Loop, Server, pyro_frames
+from replicator.transport.buffers import Buffers
 
 WAIT_S = 10.0
+
+
+def serve(loop: Loop, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], **options: Any) -> Server:
+    """Make a server with small limits; *options*: limits and timing by name, or arguments of the server."""
+    limits, timing = LimitsConfig(frame_bytes_max=65_536, connections_max=20), TimingConfig()
+    for name in list(options):
+        if hasattr(limits, name):
+            limits = dataclasses.replace(limits, **{name: options.pop(name)})
+        elif hasattr(timing, name):
+            timing = dataclasses.replace(timing, **{name: options.pop(name)})
+    return Server(loop, endpoints, host="127.0.0.1", port=0, limits=limits, timing=timing, **options)
 
 
 class Served:
@@ -29,9 +43,10 @@ class Served:
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], **limits: int) -> Server:
-        options = {"message_bytes_max": 65_536, "connections_max": 20, **limits}
-        self.server = Server(self.loop, endpoints, host="127.0.0.1", port=0, on_note=self._on_note, **options)
+    def start(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], **limits: Any) -> Server:
+        if "buffers_bytes_max" in limits:
+            self.loop.buffers = Buffers(limits["buffers_bytes_max"])
+        self.server = serve(self.loop, endpoints, on_note=self._on_note, **limits)
         self._thread.start()
         return self.server
 
@@ -44,6 +59,19 @@ class Served:
         """Wait until a note says *words*."""
         with self.noted:
             assert self.noted.wait_for(lambda: any(words in str(note) for note in self.notes), WAIT_S), self.notes
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until *condition* holds, which is looked at in the loop's thread at each of its turns."""
+        holds = threading.Event()
+
+        def look() -> None:
+            if condition():
+                holds.set()
+            else:
+                self.loop.call_later(0.01, look)
+
+        self.loop.call_soon_threadsafe(look)
+        assert holds.wait(WAIT_S), "the condition never held"
 
     def join(self) -> None:
         self._thread.join(WAIT_S)

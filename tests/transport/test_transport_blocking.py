@@ -44,7 +44,7 @@ def run_peer(listener: socket.socket, behaviour: Callable[[socket.socket], None]
 
 def test_calls_are_answered_small_and_large(served: Any) -> None:
     """An answer larger than the link's buffer included."""
-    server = served.start({"echo": {"echo": lambda request, value: request.reply(value)}}, message_bytes_max=1_000_000)
+    server = served.start({"echo": {"echo": lambda request, value: request.reply(value)}}, frame_bytes_max=1_000_000)
     with link_to(server.address) as link:
         for value in (None, b"x", (1, "a", {"k": 2.5}), bytes(65_536), bytes(900_000)):
             assert link.call("echo", (value,), timeout_s=5.0) == value

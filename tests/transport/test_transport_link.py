@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import msgpack
 import pytest
 
+from replicator.config import LimitsConfig, TimingConfig
 from replicator.errors import MessageTooLarge
 from replicator.transport import Link, Loop, Request, Server, pyro_frames
 from replicator.transport.link import is_self_connected
@@ -30,6 +34,8 @@ class Owner:
             connect_ms=options.get("connect_ms", 5000),
             on_up=lambda: self.said.append("up"),
             on_down=lambda refused: self.said.append("refused" if refused else "down"),
+            silence_ms=options.get("silence_ms", 0),
+            keepalive_ms=options.get("keepalive_ms", 0),
         )
 
     def call(self, method: str, *args: object) -> None:
@@ -49,8 +55,8 @@ def serve(loop: Loop, port: int = 0, **limits: int) -> tuple[Server, list[Any]]:
         held.append(request)
 
     endpoints: dict[str, dict[str, Callable[..., None]]] = {"echo": {"echo": on_echo, "hold": on_hold}}
-    options: dict[str, Any] = {"message_bytes_max": 100_000, "connections_max": 5, **limits}
-    return Server(loop, endpoints, host="127.0.0.1", port=port, **options), held
+    bounds = LimitsConfig(**{"frame_bytes_max": 100_000, "connections_max": 5, **limits})
+    return Server(loop, endpoints, host="127.0.0.1", port=port, limits=bounds, timing=TimingConfig()), held
 
 
 def test_calls_are_answered_in_any_order(loop: Loop, until: Any) -> None:
@@ -263,9 +269,131 @@ def test_a_peer_that_does_not_read_is_cut_off(loop: Loop, until: Any, silent: so
     assert owner.said == ["up", *["lost"] * calls, "down"]
 
 
+def test_a_link_on_which_calls_are_out_and_nothing_comes_is_ended_and_can_be_made_anew(loop: Loop, until: Any) -> None:
+    """The endpoint keeps its calls: down after `silence_ms`, not refused; a new one is there at once, and is answered."""
+    server, _held = serve(loop)
+    owner = Owner(loop, server.address, silence_ms=200)
+    owner.link.connect()
+    until(loop, lambda: owner.link.is_up)
+    began_s = time.monotonic()
+    owner.call("hold")
+    owner.call("hold")
+    until(loop, lambda: "down" in owner.said)
+    assert owner.said == ["up", "lost", "lost", "down"]
+    assert time.monotonic() - began_s >= 0.2
+    owner.link.connect()
+    until(loop, lambda: owner.link.is_up)
+    owner.call("echo", 1)
+    until(loop, lambda: "got 1" in owner.said)
+    owner.link.close()
+    server.close()
+
+
+def test_a_link_that_is_idle_or_slowly_answered_stays(loop: Loop, until: Any) -> None:
+    """Nothing out, then a call that is never answered beside others that are, one in each half of `silence_ms`."""
+    server, _held = serve(loop)
+    owner = Owner(loop, server.address, silence_ms=200)
+    owner.link.connect()
+    until(loop, lambda: owner.link.is_up)
+    turn_for(loop, until, 0.4)
+    owner.call("hold")
+    for number in range(5):
+        turn_for(loop, until, 0.1)
+        owner.call("echo", number)
+    assert owner.said == ["up", *[f"got {number}" for number in range(4)]]
+    owner.link.close()
+    server.close()
+
+
+def test_a_busy_peers_link_is_made_anew_a_few_times_and_then_answers(served: Any, loop: Loop, until: Any) -> None:
+    """Its loop stands still for four times `silence_ms`: the system takes new connections, each tried in full, none in a loop."""
+    ran: list[object] = []
+
+    def on_note(request: Request, value: object) -> None:
+        ran.append(value)
+        request.reply(value)
+
+    server = served.start({"echo": {"echo": on_note}})
+    owner = Owner(loop, server.address, silence_ms=150, connect_ms=200)
+    owner.link.connect()
+    until(loop, lambda: owner.link.is_up)
+    may_go_on = threading.Event()
+    served.loop.call_soon_threadsafe(lambda: may_go_on.wait(10))
+    loop.call_later(0.6, may_go_on.set)
+    owner.call("echo", "during")
+
+    def answered() -> bool:
+        if owner.link.is_up and "down" in owner.said and "again" not in ran:
+            owner.call("echo", "again")
+        owner.link.connect()
+        return "got 'again'" in owner.said
+
+    until(loop, answered)
+    assert owner.said[:3] == ["up", "lost", "down"]
+    assert owner.said.count("down") <= 4
+    assert (
+        ran.count("during") == 1
+    )  # it was still found in the old connection: whoever calls again must be ready for that
+    owner.link.close()
+
+
+def turn_for(loop: Loop, until: Any, seconds: float) -> None:
+    """Turn a loop until a timer of it is due."""
+    due: list[bool] = []
+    loop.call_later(seconds, lambda: due.append(True))
+    until(loop, lambda: due)
+
+
+def test_an_address_that_is_not_found_is_asked_for_less_and_less_often(loop: Loop, until: Any) -> None:
+    """An owner that connects again at once: 50, 100, 200, 400, 500 ms in between, and at once again after a success."""
+    server, _ = serve(loop)
+    asked_s: list[float] = []
+    addresses = [*[None] * 5, ("no" * 40, 1), server.address, None, server.address]
+    ups: list[bool] = []
+
+    def resolve(found: Callable[[Any], None]) -> None:
+        asked_s.append(time.monotonic())
+        found(addresses[len(asked_s) - 1])
+
+    link = Link(
+        loop,
+        "echo",
+        resolve,
+        message_bytes_max=1000,
+        connect_ms=500,
+        on_up=lambda: ups.append(True),
+        on_down=lambda refused: link.connect(),
+    )
+    link.connect()
+    until(loop, lambda: ups)
+    waits_s = [later - earlier for earlier, later in pairwise(asked_s)]
+    for wait_s, least_s in zip(waits_s, (0.05, 0.1, 0.2, 0.4, 0.5, 0.5), strict=True):
+        assert wait_s >= least_s
+    link.close()
+    link.connect()
+    until(loop, lambda: len(ups) == 2)
+    assert asked_s[8] - asked_s[7] < 0.4
+    link.close()
+    server.close()
+
+
+def test_a_made_connection_is_asked_for_when_its_host_is_silent(loop: Loop, until: Any) -> None:
+    """Keepalive and the bound on unanswered data, as on accepted ones."""
+    server, _ = serve(loop)
+    owner = Owner(loop, server.address, keepalive_ms=9_000)
+    owner.link.connect()
+    until(loop, lambda: owner.link.is_up)
+    assert owner.link._channel is not None
+    sock = owner.link._channel._sock
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9_000
+    owner.link.close()
+    server.close()
+
+
 def test_large_messages_cross_in_pieces(loop: Loop, until: Any) -> None:
     """Bigger than any buffer of the system, both ways."""
-    server, _ = serve(loop, message_bytes_max=20_000_000)
+    server, _ = serve(loop, frame_bytes_max=20_000_000)
     owner = Owner(loop, server.address, message_bytes_max=20_000_000)
     owner.link.connect()
     until(loop, lambda: owner.link.is_up)

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from replicator.transport import Loop
-from replicator.transport.loop import CANCELLED_TIMERS_MAX, LOOKS_PER_TURN_MAX, READ, WRITE, SelectorPoller
+from replicator.transport.loop import CANCELLED_TIMERS_MAX, INPUT_S, LOOKS_PER_TURN_MAX, READ, WRITE, SelectorPoller
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -185,3 +186,62 @@ def test_a_turn_of_several_looks_again_and_not_for_ever(loop: Loop) -> None:
             assert [each.reads for each in readers] == (
                 [1] if count == 1 else [1 + LOOKS_PER_TURN_MAX, LOOKS_PER_TURN_MAX]
             )
+
+
+class Slow:
+    """A socket whose reader takes its time."""
+
+    def __init__(self, loop: Loop, name: str, order: list[str]) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        self._name = name
+        self._order = order
+        loop.watch(self.ours.fileno(), self, READ)
+
+    def on_readable(self) -> None:
+        self.ours.recv(1)
+        self._order.append(self._name)
+        until_s = time.monotonic() + INPUT_S / 3
+        while time.monotonic() < until_s:
+            pass
+
+    def on_writable(self) -> None:
+        raise AssertionError("never watched for writing")
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+def test_input_that_takes_long_is_cut_off_for_the_turns_end_and_nobody_is_passed_over(loop: Loop) -> None:
+    """Twelve sockets with three bytes each, which take more than a turn's time: all are read once before any is again."""
+    order: list[str] = []
+    ends: list[int] = []
+    loop.at_turn_end(lambda: ends.append(len(order)))
+    slow = [Slow(loop, str(number), order) for number in range(12)]
+    for one in slow:
+        one.theirs.send(b"abc")
+    while len(order) < 36:
+        loop.run_once()
+    assert ends[0] < 12
+    assert all(sorted(order[at : at + 12]) == sorted(str(number) for number in range(12)) for at in (0, 12, 24))
+    for one in slow:
+        loop.unwatch(one.ours.fileno())
+        one.close()
+
+
+def test_a_socket_may_be_watched_for_nothing_for_a_while(loop: Loop) -> None:
+    """What came meanwhile is told of afterwards; it may also be let go while it rests."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watched = Watched(ours)
+        loop.watch(ours.fileno(), watched, READ)
+        loop.watch_for(ours.fileno(), 0)
+        theirs.send(b"x")
+        loop.run_once(0.02)
+        assert watched.events == []
+        loop.watch_for(ours.fileno(), READ)
+        loop.run_once(0.02)
+        assert watched.events == ["read"]
+        loop.watch_for(ours.fileno(), 0)
+        loop.unwatch(ours.fileno())

@@ -6,13 +6,14 @@ out; `at_once` answers leave before the others of a turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from replicator.errors import UsageError
 from replicator.testing.sim.network import Connection, Network
 from replicator.testing.sim.process import Process, SimLoop
 from replicator.transport import Address, TimerLike, uri_of
+from replicator.transport.link import LOOKS_PER_SILENCE
 
 OnAnswer = Callable[[object], None]
 OnLost = Callable[[], None]
@@ -31,6 +32,7 @@ class SimLink:
         connect_ms: int,
         on_up: Callable[[], None],
         on_down: Callable[[bool], None],
+        silence_ms: int = 0,
     ) -> None:
         self.is_up = False
         self._network = network
@@ -38,6 +40,8 @@ class SimLink:
         self._object_id = object_id
         self._resolve = resolve
         self._connect_s = connect_ms / 1000
+        self._silence_s = silence_ms / 1000
+        self._answer_count = 0
         self._on_up = on_up
         self._on_down = on_down
         self._attempt = 0
@@ -77,7 +81,25 @@ class SimLink:
             self._connection = connection
             connection.on_client_lost = lambda: self._fail_if(attempt, False)
             self.is_up = True
+            if self._silence_s:
+                self._look(attempt, self._answer_count, self._loop.now_s)
             self._on_up()
+
+    def _look(self, attempt: int, answer_count: int, since_s: float) -> None:
+        """End a connection on which calls are out and nothing has come since *since_s*; as `transport.Link`."""
+        if attempt != self._attempt:
+            return
+        now_s = self._loop.now_s
+        if not self._calls or answer_count != self._answer_count:
+            since_s = now_s
+        elif now_s - since_s >= self._silence_s:
+            self._network.counts["silent"] += 1
+            self._fail_if(attempt, False)
+            return
+        count = self._answer_count
+        self._timer = self._loop.call_later(
+            self._silence_s / LOOKS_PER_SILENCE, lambda: self._look(attempt, count, since_s)
+        )
 
     def call(
         self, method: str, args: tuple[object, ...], on_answer: OnAnswer, *, on_lost: OnLost | None = None
@@ -100,6 +122,7 @@ class SimLink:
         connection.there.send(lambda: server(self._object_id, method, args, answered))
 
     def _on_result(self, number: int, value: object, is_refused: bool) -> None:
+        self._answer_count += 1
         callbacks = self._calls.pop(number, None)
         if callbacks is None:
             return  # the answer to a call that came twice
@@ -176,10 +199,10 @@ class SimServer:
         self._endpoints = endpoints
         self.address = network.listen(loop.process, self._accept)
 
-    @property
-    def connections(self) -> Sized:
-        """What is connected now."""
-        return [each for each in self._network.connections.values() if each.server is self._loop.process]
+    def status(self) -> dict[str, object]:
+        """How many are connected now; there are no buffers."""
+        connections = self._network.connections.values()
+        return {"connections": sum(each.server is self._loop.process for each in connections)}
 
     def uri(self, object_id: str) -> str:
         """The URI of one of this server's objects."""
@@ -268,8 +291,8 @@ class SimPlatform:
         self.book = book
         self.process = process
 
-    def loop(self) -> SimLoop:
-        """Return the process's loop."""
+    def loop(self, *, buffers_bytes_max: int) -> SimLoop:
+        """Return the process's loop; its messages take no memory."""
         return self.process.loop
 
     def server(self, loop: SimLoop, endpoints: Mapping[str, Mapping[str, Any]], **options: Any) -> SimServer:
@@ -277,7 +300,8 @@ class SimPlatform:
         return SimServer(self.network, loop, endpoints)
 
     def link(self, loop: SimLoop, object_id: str, resolve: Any, *, message_bytes_max: int, **options: Any) -> SimLink:
-        """Make a link, which is down."""
+        """Make a link, which is down. Its host's system never falls silent alone: there is no keepalive."""
+        options.pop("keepalive_ms", 0)
         return SimLink(self.network, loop, object_id, resolve, **options)
 
     def names(self, loop: SimLoop, host: str, port: int, *, refresh_ms: int, connect_ms: int) -> SimNames:

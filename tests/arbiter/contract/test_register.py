@@ -14,6 +14,7 @@ import pytest
 
 from replicator.arbiter.embedded import PARTITION, Register
 from replicator.arbiter.server import OBJECT_ID, arbiter_endpoints
+from replicator.config import LimitsConfig, TimingConfig
 from replicator.core.views import Member, View
 from replicator.errors import CorruptRecord, LinkLost, UsageError
 from replicator.testing.arbiter import MemoryRegister
@@ -42,8 +43,8 @@ class Served:
             {OBJECT_ID: arbiter_endpoints(self._register)},
             host="127.0.0.1",
             port=0,
-            message_bytes_max=1 << 20,
-            connections_max=50,
+            limits=LimitsConfig(connections_max=50),
+            timing=TimingConfig(),
         )
         self._thread = threading.Thread(target=self._loop.run, daemon=True)
         self._thread.start()
