@@ -99,16 +99,25 @@ class Routing:
         (self._stale if flags & FLAG_STALE else self._ordered).append(request)
         return request
 
-    def on_link_up(self, name: str) -> None:
-        """A connect that was asked for has succeeded."""
+    def look_around(self, now_ms: int) -> None:
+        """Connect to whichever nodes may be tried now, though nothing waits: to learn of which database they are."""
+        for node in self._nodes.values():
+            if node.rest_until_ms <= now_ms:
+                self._connect(node, now_ms)
+
+    def on_link_up(self, name: str, life: str) -> None:
+        """A connect that was asked for has succeeded; *life* is that of the process there."""
         node = self._nodes[name]
         if node.link is LinkState.CONNECTING:
             node.link = LinkState.UP
             if self._aim is node:
                 self._aim = None
 
-    def on_link_lost(self, name: str, now_ms: int) -> None:
-        """A link broke, or could not be made: what is outstanding there goes elsewhere, at once."""
+    def on_link_lost(self, name: str, now_ms: int, *, is_gone: bool) -> None:
+        """A link broke, or could not be made: what is outstanding there goes elsewhere, at once.
+
+        *is_gone*: it could not be made as nobody listens there any more.
+        """
         node = self._nodes[name]
         if node.link is LinkState.DOWN:
             return
@@ -313,7 +322,7 @@ class Routing:
             request.is_out = True
             batch.append(request)
             left_ms = max(1, request.deadline_ms - now_ms)
-            outgoing.append(new_tuple(Outgoing, (request.message, left_ms, request.ack, request.flags)))
+            outgoing.append(new_tuple(Outgoing, (request.message, left_ms, request.ack, request.flags, 0)))
         if not batch:
             return False
         node.call += 1

@@ -18,10 +18,12 @@ from loguru import logger
 from distributor.driver import Driver, counted
 from distributor.routing import NO_FACTS, Routing
 from distributor.states import RoutingRules
-from replicator.arbiter.embedded import Register, RegisterInUse
+from replicator.arbiter.embedded import PARTITION, Register, RegisterInUse
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
 from replicator.config import Config
+from replicator.core.views import View
+from replicator.meeting import Identity, MetLink, Pin
 from replicator.node.gateway import Gateway, Token
 from replicator.node.links import AddressBook
 from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike
@@ -35,6 +37,7 @@ REMAINING_MS_MAX = 86_400_000
 _SENTENCES = {
     "active_learned": "view {view}: the active is {active}",
     "node_unreachable": "node {node} cannot be reached; trying the others",
+    "stranger": "what answers at the address of node {node} is nobody there: {problem}",
     "node_dropped": "dropped the connection to node {node}: {reason}",
 }
 
@@ -49,12 +52,16 @@ class DistributorProcess:
         self._register = _open_register(config) if with_arbiter else None
         self.loop = platform.loop()
         timing, limits = config.timing, config.limits
-        self._gateway = Gateway(self._admit, invoke_ms=timing.call_timeout_ms)
+        self.pin = _pin(config, self._register)
+        self._life = platform.noise(6).hex()
+        self._gateway = Gateway(self._admit, self._who, invoke_ms=timing.call_timeout_ms)
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: self._gateway.endpoint(),
             "replicator.operator": {"status": lambda request: request.reply(self.status())},
         }
-        arbiter = {ARBITER_ID: arbiter_endpoints(self._register)} if self._register is not None else {}
+        arbiter = (
+            {ARBITER_ID: arbiter_endpoints(self._register, config.database.name)} if self._register is not None else {}
+        )
         if not config.arbiter.port:
             endpoints.update(arbiter)
         self.server = self._serve(endpoints, config.distributor.host, config.distributor.port)
@@ -77,8 +84,10 @@ class DistributorProcess:
             RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
             seed=int.from_bytes(platform.noise(8), "big"),
         )
-        self._driver = Driver(self.loop, routing, config.nodes, self._link, complete=self._complete, note=self._note)
         self._routing = routing
+        self._driver = Driver(
+            self.loop, routing, config.nodes, self._link, self.pin, complete=self._complete, note=self._note
+        )
 
     def _serve(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], host: str, port: int) -> ServerLike:
         return self.platform.server(
@@ -91,7 +100,14 @@ class DistributorProcess:
             on_note=self._note,
         )
 
-    def _link(self, name: str, on_up: Callable[[], None], on_down: Callable[[bool], None]) -> LinkLike:
+    def _who(self) -> Identity:
+        """Say of which database this process is. It learns the id from the arbiter's file, else from the first node that
+        answers: whoever asks before must ask again."""
+        if not self.pin.database_id:
+            self._routing.look_around(self._driver.now_ms)
+        return Identity(self.config.database.name, self.pin.database_id, self._life)
+
+    def _link(self, name: str, on_up: Callable[[str], None], on_down: Callable[[bool], None]) -> LinkLike:
         config, node = self.config, self.config.nodes[name]
         fixed = (node.host, node.port) if node.port else None
         book = AddressBook(self.names, f"replicator.{config.database.name}.node.{name}", fixed)
@@ -100,14 +116,17 @@ class DistributorProcess:
             book.forget()
             on_down(refused)
 
-        return self.platform.link(
+        return MetLink(
+            self.platform,
             self.loop,
             CLIENT_ID,
-            book.resolve,
+            book,
+            self.pin,
             message_bytes_max=config.limits.frame_bytes_max,
             connect_ms=config.timing.connect_ms,
             on_up=on_up,
             on_down=down,
+            on_stranger=lambda problem: self._note("stranger", {"node": name, "problem": problem}),
         )
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -191,6 +210,12 @@ def _open_register(config: Config) -> Register | None:
     except RegisterInUse:
         logger.bind(node="dist").info("another process holds {file}; going on without", file=config.arbiter_file)
         return None
+
+
+def _pin(config: Config, register: Register | None) -> Pin:
+    """Return the database that is meant: its id is in the arbiter's file, if that is here."""
+    database_id = View.from_bytes(register.read(PARTITION)).database_id if register is not None else ""
+    return Pin(config.database.name, database_id)
 
 
 def run_distributor(config: Config, *, with_arbiter: bool = True) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from replicator.config import Config
@@ -39,6 +41,8 @@ def ask(config: Config, name: str) -> dict[str, Any]:
         status: dict[str, Any] = call_operator(config, name, "status")
     except LinkLost as lost:
         return unreachable(name, str(lost))
+    if (status.get("database"), status.get("node")) != (config.database.name, name):
+        return unreachable(name, f"what answers there is node {status.get('node')} of {status.get('database')} (V20)")
     return status
 
 
@@ -70,9 +74,35 @@ def unreachable(name: str, says: str) -> dict[str, Any]:
 
 
 def ask_all(config: Config) -> list[dict[str, Any]]:
-    """Ask all nodes at once."""
+    """Ask all nodes at once. Whoever is of another database than most is nobody there (V20)."""
     with ThreadPoolExecutor(max_workers=len(config.nodes)) as pool:
-        return list(pool.map(lambda name: ask(config, name), config.nodes))
+        statuses = list(pool.map(lambda name: ask(config, name), config.nodes))
+    return without_strangers(config, statuses)
+
+
+def without_strangers(config: Config, statuses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take whoever answers for another database of the same name for nobody there (V20).
+
+    Which id is meant is what most say, of the nodes that answer and the data folders on this machine.
+    """
+    votes = Counter(str(status["database_id"]) for status in statuses if status.get("database_id"))
+    if len(votes) > 1:
+        votes.update(filter(None, (_id_in_folder(node.data) for node in config.nodes.values())))
+    meant = votes.most_common(1)[0][0] if votes else ""
+    return [
+        status
+        if status.get("database_id", "") in ("", meant)
+        else unreachable(str(status["node"]), f"what answers there is of another database, id {status['database_id']}")
+        for status in statuses
+    ]
+
+
+def _id_in_folder(folder: Path) -> str:
+    """Return which database a data folder is of; "" if it cannot be read here."""
+    try:
+        return str(json.loads((folder / "view.json").read_text())["database_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def row(status: Mapping[str, Any], head_seq: int) -> tuple[str, ...]:

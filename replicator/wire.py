@@ -66,7 +66,8 @@ __all__ = [
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
 #: entry forgets, how deep a value may be); two versions never talk to each other.
 WIRE_VERSION = 4
-SUBMIT_VERSION = 1
+#: 2: the database's id, and how many nodes have died of a message.
+SUBMIT_VERSION = 2
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1
 
@@ -159,38 +160,48 @@ def decode_frame(database_id: str, data: object) -> Frame:
 
 
 class Outgoing(NamedTuple):
-    """One message on its way: packed once, with what may change per hop beside it."""
+    """One message on its way: packed once, with what may change per hop beside it.
+
+    `deaths`: at how many nodes it was outstanding when they died (V22).
+    """
 
     message: bytes
     remaining_ms: int
     ack: int
     flags: int
+    deaths: int = 0
 
 
-def encode_submit(messages: Sequence[Outgoing]) -> bytes:
-    """Pack messages for one call of `submit`."""
-    return pack_wire([SUBMIT_VERSION, messages])
+def encode_submit(database_id: str, messages: Sequence[Outgoing]) -> bytes:
+    """Pack messages for one call of `submit` at a process of the database of this id."""
+    return pack_wire([SUBMIT_VERSION, database_id, messages])
 
 
-def decode_submit(data: object) -> list[Outgoing]:
-    """Unpack a `submit` call. Raises UsageError on garbage."""
+def decode_submit(database_id: str, data: object) -> list[Outgoing]:
+    """Unpack a `submit` call that came to a process of the database of this id.
+
+    Raises UsageError on garbage, and for what means another database, before any of its messages is looked at (V20).
+    """
     if type(data) is not bytes:
         raise UsageError("submit takes one bytes argument")
     fields = unpack_wire(data)
-    if type(fields) is not tuple or len(fields) != 2 or fields[0] != SUBMIT_VERSION or type(fields[1]) is not tuple:
+    if type(fields) is not tuple or len(fields) != 3 or fields[0] != SUBMIT_VERSION or type(fields[2]) is not tuple:
         raise UsageError(f"not a submit blob of version {SUBMIT_VERSION}")
+    if fields[1] != database_id or not database_id:
+        raise UsageError(f"messages for database {shown(fields[1])} came to a process of database {database_id!r}")
     messages: list[Outgoing] = []
-    for item in fields[1]:
-        if type(item) is not tuple or len(item) != 4:
-            raise UsageError("a submitted message must be [message, remaining_ms, ack, flags]")
-        message, remaining_ms, ack, flags = item
+    for item in fields[2]:
+        if type(item) is not tuple or len(item) != 5:
+            raise UsageError("a submitted message must be [message, remaining_ms, ack, flags, deaths]")
+        message, remaining_ms, ack, flags, deaths = item
         if (
             type(message) is not bytes
             or type(remaining_ms) is not int
             or type(ack) is not int
             or type(flags) is not int
+            or type(deaths) is not int
         ):
-            raise UsageError("a submitted message must be [bytes, int, int, int]")
+            raise UsageError("a submitted message must be [bytes, int, int, int, int]")
         messages.append(new_tuple(Outgoing, item))
     return messages
 

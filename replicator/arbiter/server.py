@@ -7,11 +7,13 @@ from typing import Protocol
 
 from loguru import logger
 
-from replicator.arbiter.embedded import Register
+from replicator.arbiter.embedded import PARTITION, Register
 from replicator.config import Config
 from replicator.core.views import View
 from replicator.errors import CorruptRecord, UsageError
+from replicator.meeting import WHO, Identity, answering
 from replicator.transport import Loop, Names, Request, Server
+from replicator.values import shown
 
 OBJECT_ID = "replicator.arbiter"
 
@@ -26,17 +28,30 @@ class RegisterLike(Protocol):
         """Compare-and-set; return what is stored now."""
 
 
-def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dict[str, Callable[..., None]]:
-    """Return the exposed methods of the register. A file that fails leaves the loop as StorageError: the process ends."""
+def arbiter_endpoints(
+    register: RegisterLike, database: str, *, is_silent: bool = False
+) -> dict[str, Callable[..., None]]:
+    """Return the exposed methods of the register of a database of this name. A file that fails leaves the loop as StorageError:
+    the process ends. A call says the id of the database that it means, and is refused if that is not here (V20)."""
 
-    def on_read(request: Request, partition: object) -> None:
+    def who() -> Identity:
+        return Identity(database, View.from_bytes(register.read(PARTITION)).database_id, "")
+
+    def refuse_foreign(partition: str, database_id: object) -> None:
+        here = View.from_bytes(register.read(partition)).database_id
+        if database_id != here:
+            raise UsageError(f"this is the arbiter of database {here}, not of {shown(database_id)}")
+
+    def on_read(request: Request, partition: object, database_id: object) -> None:
         if type(partition) is not str:
-            raise UsageError("read takes (partition: text)")
+            raise UsageError("read takes (partition: text, database id: text)")
+        refuse_foreign(partition, database_id)
         request.reply(register.read(partition))
 
-    def on_propose(request: Request, partition: object, base: object, record: object) -> None:
+    def on_propose(request: Request, partition: object, database_id: object, base: object, record: object) -> None:
         if type(partition) is not str or type(base) is not int or type(record) is not bytes:
-            raise UsageError("propose takes (partition: text, base: whole number, record: bytes)")
+            raise UsageError("propose takes (partition: text, database id: text, base: whole number, record: bytes)")
+        refuse_foreign(partition, database_id)
         try:
             View.from_bytes(record)
         except CorruptRecord as error:  # the proposer's, not the file's
@@ -46,7 +61,7 @@ def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dic
             _log(base, View.from_bytes(stored), is_accepted=stored == record)
         request.reply(stored)
 
-    return {"read": on_read, "propose": on_propose}
+    return {"read": on_read, "propose": on_propose, WHO: answering(who)}
 
 
 def _log(base: int, view: View, *, is_accepted: bool) -> None:
@@ -66,7 +81,7 @@ def run_arbiter(config: Config) -> None:
         loop = Loop()
         server = Server(
             loop,
-            {OBJECT_ID: arbiter_endpoints(register)},
+            {OBJECT_ID: arbiter_endpoints(register, config.database.name)},
             host=config.arbiter.host,
             port=config.arbiter.port,
             message_bytes_max=config.limits.frame_bytes_max,

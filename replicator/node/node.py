@@ -45,6 +45,7 @@ from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
 from replicator.errors import ConfigError, ReplicatorError, StorageError, UsageError
+from replicator.meeting import WHO, Identity, Pin, answering
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
@@ -133,6 +134,7 @@ class Node:
         self.writer: WriterLike | None = None
         self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
+        self.pin = Pin(config.database.name, self.folder.database_id)
         self.loop = platform.loop()
         self.gateway = self._make_gateway()
         self.server = self._serve()
@@ -144,12 +146,8 @@ class Node:
             connect_ms=config.timing.connect_ms,
         )
         self.names.register(f"replicator.{config.database.name}.node.{name}", self.server.uri("replicator.node"))
-        self.links = NodeLinks(
-            platform, self.loop, config, name, self.names, on_up=self._on_link_up, on_down=self._on_link_down
-        )
-        self.arbiter = ArbiterClient(
-            platform, self.loop, config, self.names, on_record=self._on_record, on_lost=lambda: self.give(ArbiterLost())
-        )
+        self.links = self._make_links()
+        self.arbiter = self._make_arbiter()
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
         self.loop.at_turn_end(self._stepper.end_turn)
 
@@ -159,7 +157,11 @@ class Node:
         return self._stepper.replica
 
     def _make_gateway(self) -> Gateway:
-        return Gateway(self._stepper.submit, invoke_ms=self.config.timing.call_timeout_ms)
+        return Gateway(self._stepper.submit, self.who, invoke_ms=self.config.timing.call_timeout_ms)
+
+    def who(self) -> Identity:
+        """Say which database this node is of (V20)."""
+        return Identity(self.config.database.name, self.pin.database_id, self.me.incarnation)
 
     def _serve(self) -> ServerLike:
         """Listen."""
@@ -168,7 +170,7 @@ class Node:
             self.loop,
             {
                 "replicator.client": self.gateway.endpoint(),
-                "replicator.node": {"frame": self._on_frame},
+                "replicator.node": {"frame": self._on_frame, WHO: answering(self.who)},
                 "replicator.operator": {
                     "status": lambda request: request.reply(self.status()),
                     "events": self._on_events,
@@ -179,6 +181,33 @@ class Node:
             message_bytes_max=limits.frame_bytes_max,
             connections_max=limits.connections_max,
             on_note=self.notes.take,
+        )
+
+    def _make_links(self) -> NodeLinks:
+        """Make the links to the other nodes."""
+        return NodeLinks(
+            self.platform,
+            self.loop,
+            self.config,
+            self.name,
+            self.names,
+            self.pin,
+            on_up=self._on_link_up,
+            on_down=self._on_link_down,
+            on_stranger=self._on_stranger,
+        )
+
+    def _make_arbiter(self) -> ArbiterClient:
+        """Make the link to the arbiter."""
+        return ArbiterClient(
+            self.platform,
+            self.loop,
+            self.config,
+            self.names,
+            self.pin,
+            on_record=self._on_record,
+            on_lost=lambda: self.give(ArbiterLost()),
+            on_stranger=self._on_stranger,
         )
 
     def _make_performers(self) -> Performers:
@@ -329,6 +358,10 @@ class Node:
         self._stepper.tick()
         self.give(LinkLost(node, refused))
 
+    def _on_stranger(self, whom: str, problem: str) -> None:
+        """What answered in somebody's place is nobody there (V20)."""
+        self.notes.take("stranger", {"whom": whom, "problem": problem})
+
     def _on_record(self, view: View, asked: int) -> None:
         """Take the arbiter's record; the first one brings the replica to life."""
         if self.replica is None:
@@ -337,7 +370,7 @@ class Node:
                 self._perform_halt(Halt(f"{reason} ({self.config.database.ack!r}): make them equal"))
                 return
             try:
-                self._make_replica(self.folder.database_id or view.database_id)
+                self._make_replica(view.database_id)
             except StorageError as error:
                 self._perform_halt(Halt(str(error)))
                 return
@@ -380,15 +413,16 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """Return what `replicator status` shows of this node."""
+        which = {"database": self.config.database.name, "database_id": self.pin.database_id}
         if self.replica is None:
             return {
-                "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
+                **which, "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
                 "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
                 "mismatch": False, "fifo": 0, "remembered": 0, "rows": 0, "opened": False, "members": [],
                 "says": "waits for the arbiter's record", "events": {}, "pid": os.getpid(),
             }  # fmt: skip
         status = self.replica.status()
-        return {**status, "says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
+        return {**status, **which, "says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
 
 
 def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[Any]], Node] = Node) -> None:

@@ -43,6 +43,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "woke_up": ("WARNING", "was stopped or starved for {gap_ms} ms"),
     "deadline": ("DEBUG", "transaction {txn} passed its deadline: {otherwise}"),
     "halted": ("ERROR", "halts: {reason}"),
+    "stranger": (
+        "WARNING",
+        "what answers at the address of {whom} is nobody there: {problem}. The name server's entry may be old; or two "
+        "databases have one name: then give one of them another; or the database was begun anew: then move this node's "
+        "data folder, which holds the former one, elsewhere, and start it again",
+    ),
     "peer_refused": ("WARNING", "refused what {peer} sent: {problem}"),
 }
 

@@ -158,7 +158,7 @@ class Cluster(Generic[S]):
     def start_arbiter(self) -> None:
         """Start the arbiter; its record outlives it."""
         process, platform = self._process("arbiter")
-        endpoints = {ARBITER_ID: arbiter_endpoints(self.register, is_silent=True)}
+        endpoints = {ARBITER_ID: arbiter_endpoints(self.register, self.config.database.name, is_silent=True)}
         counted = {name: _counted(process, each) for name, each in endpoints[ARBITER_ID].items()}
         server = platform.server(process.loop, {ARBITER_ID: counted})
         names = platform.names(process.loop, "", 0, refresh_ms=self.config.timing.name_refresh_ms, connect_ms=0)

@@ -59,7 +59,7 @@ class World:
                 return call
             self.flush(after_ms)
             while self.to_connect:
-                self.routing.on_link_up(self.to_connect.pop())
+                self.routing.on_link_up(self.to_connect.pop(), "1")
         raise AssertionError("no call was made")
 
     def answer(self, call: Call, *answers: Answer) -> None:

@@ -24,7 +24,7 @@ from replicator.core.views import View
 from replicator.errors import LinkLost, MessageTooLarge, StorageError
 from replicator.transport import BlockingLink
 from replicator.wire import Outgoing, decode_answers, encode_message, encode_submit
-from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
+from tests.distributor.fakes import DATABASE_ID, WAIT_S, Bank, FakeNode, write_config
 
 
 class Running:
@@ -38,6 +38,13 @@ class Running:
 
     def link(self, object_id: str) -> BlockingLink:
         return BlockingLink(self.process.server.address, object_id, connect_s=WAIT_S, message_bytes_max=1 << 24)
+
+    def met(self) -> BlockingLink:
+        """A link to the object for clients, once this process knows of which database it is."""
+        link = self.link("replicator.client")
+        while not link.call("who", (), timeout_s=WAIT_S)[1]:
+            time.sleep(0.005)
+        return link
 
     def status(self) -> dict[str, Any]:
         link = self.link("replicator.operator")
@@ -122,18 +129,18 @@ def test_a_node_without_an_answer_is_left(stack: ExitStack, start: Start, mode: 
 
 def test_a_message_that_was_surely_refused_is_unavailable_at_its_deadline(stack: ExitStack, start: Start) -> None:
     running = start(stack.enter_context(FakeNode("backup")))
-    link = running.link("replicator.client")
+    link = running.met()
     message = encode_message(b"\1" * 16, 1, "deposit", {"owner": "alice", "cents": 1})
-    blob = encode_submit([Outgoing(message, 100, 0, 0)])
+    blob = encode_submit(DATABASE_ID, [Outgoing(message, 100, 0, 0)])
     assert decode_answers(link.call("submit", (blob,), timeout_s=WAIT_S))[0].status == 7
     link.close()
 
 
 def test_a_silent_node_makes_the_outcome_unknown(stack: ExitStack, start: Start) -> None:
     running = start(stack.enter_context(FakeNode("silent")))
-    link = running.link("replicator.client")
+    link = running.met()
     message = encode_message(b"\1" * 16, 1, "deposit", {"owner": "alice", "cents": 1})
-    blob = encode_submit([Outgoing(message, 100, 0, 0)])
+    blob = encode_submit(DATABASE_ID, [Outgoing(message, 100, 0, 0)])
     assert decode_answers(link.call("submit", (blob,), timeout_s=WAIT_S))[0].status == 6
     link.close()
 
@@ -148,11 +155,11 @@ def test_a_stock_proxy_can_invoke(stack: ExitStack, start: Start) -> None:
 
 def test_garbage_is_refused_to_its_sender_and_the_connection_stays(stack: ExitStack, start: Start) -> None:
     running = start(stack.enter_context(FakeNode()))
-    link = running.link("replicator.client")
-    for blob in (b"", b"\xc1", b"\x92\x02\x90", "text", encode_submit([])[:-1]):
+    link = running.met()
+    for blob in (b"", b"\xc1", b"\x92\x02\x90", "text", encode_submit(DATABASE_ID, [])[:-1]):
         with pytest.raises(LinkLost, match="refused"):
             link.call("submit", (blob,), timeout_s=WAIT_S)
-    assert decode_answers(link.call("submit", (encode_submit([]),), timeout_s=WAIT_S)) == []
+    assert decode_answers(link.call("submit", (encode_submit(DATABASE_ID, []),), timeout_s=WAIT_S)) == []
     link.close()
 
 
@@ -167,10 +174,10 @@ def test_a_message_above_the_limit_is_refused_here(stack: ExitStack, start: Star
 def test_at_its_end_held_messages_are_answered(stack: ExitStack, tmp_path: Path) -> None:
     node = stack.enter_context(FakeNode("silent"))
     running = Running(write_config(tmp_path, {"a": node.address}))
-    link = running.link("replicator.client")
+    link = running.met()
     message = encode_message(b"\1" * 16, 1, "deposit", {"owner": "alice", "cents": 1})
     with ThreadPoolExecutor(1) as pool:
-        blob = encode_submit([Outgoing(message, 60_000, 0, 0)])
+        blob = encode_submit(DATABASE_ID, [Outgoing(message, 60_000, 0, 0)])
         answer = pool.submit(link.call, "submit", (blob,), timeout_s=WAIT_S)
         node.wait_for(1)
         running.close()
@@ -182,12 +189,13 @@ def test_it_hosts_the_arbiter_and_lets_it_be_where_another_does(stack: ExitStack
     node = stack.enter_context(FakeNode())
     running = start(node, with_arbiter=True)
     link = running.link("replicator.arbiter")
-    view = View.from_bytes(link.call("read", ("0",), timeout_s=WAIT_S))
+    database_id = link.call("who", (), timeout_s=WAIT_S)[1]
+    view = View.from_bytes(link.call("read", ("0", database_id), timeout_s=WAIT_S))
     assert view.number == 0
     with pytest.raises(LinkLost, match="no partition"):
-        link.call("read", ("7",), timeout_s=WAIT_S)
+        link.call("read", ("7", database_id), timeout_s=WAIT_S)
     with pytest.raises(LinkLost, match="not a view record"):
-        link.call("propose", ("0", 0, b"garbage"), timeout_s=WAIT_S)
+        link.call("propose", ("0", database_id, 0, b"garbage"), timeout_s=WAIT_S)
     link.close()
     second = Running(tmp_path / "bank.toml", with_arbiter=True)
     stack.callback(second.close)

@@ -219,7 +219,7 @@ class SimNode(Node):
         return spec is not None and spec.readonly
 
     def _make_gateway(self) -> Gateway:
-        return Gateway(self._on_submit, invoke_ms=self.config.timing.call_timeout_ms)
+        return Gateway(self._on_submit, self.who, invoke_ms=self.config.timing.call_timeout_ms)
 
     def _on_submit(self, token: Token, outgoing: Outgoing) -> None:
         """Take a client's message."""
