@@ -317,7 +317,7 @@ class Lane:
             elif type(effect) is Drop:
                 self._close_link(effect.node)
             elif type(effect) is Note:
-                log.debug("{}: {}", effect.event, effect.facts)
+                (log.warning if effect.event == "poison" else log.debug)("{}: {}", effect.event, effect.facts)
             unsettled.popleft()
         return jobs, is_news
 

@@ -23,10 +23,11 @@ from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
 from replicator.config import Config
 from replicator.core.views import View
-from replicator.meeting import Identity, MetLink, Pin
+from replicator.meeting import WHO, Identity, MetLink, Pin, answering
 from replicator.node.gateway import Gateway, Token
 from replicator.node.links import AddressBook
 from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike
+from replicator.transport.platform import RequestLike
 from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Answer, Outgoing, Status
 
@@ -38,6 +39,10 @@ _SENTENCES = {
     "active_learned": "view {view}: the active is {active}",
     "node_unreachable": "node {node} cannot be reached; trying the others",
     "stranger": "what answers at the address of node {node} is nobody there: {problem}",
+    "poison": (
+        "{message} is refused for {ms} ms: two nodes died while they had it. Look into their logs; if something else killed "
+        "them, `distributor release FILE TXN_ID` lets it through"
+    ),
     "node_dropped": "dropped the connection to node {node}: {reason}",
 }
 
@@ -51,13 +56,17 @@ class DistributorProcess:
         self.counts: Counter[str] = Counter()
         self._register = _open_register(config) if with_arbiter else None
         self.loop = platform.loop()
-        timing, limits = config.timing, config.limits
+        timing = config.timing
         self.pin = _pin(config, self._register)
         self._life = platform.noise(6).hex()
         self._gateway = Gateway(self._admit, self._who, invoke_ms=timing.call_timeout_ms)
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: self._gateway.endpoint(),
-            "replicator.operator": {"status": lambda request: request.reply(self.status())},
+            "replicator.operator": {
+                "status": lambda request: request.reply(self.status()),
+                "release": self._on_release,
+                WHO: answering(self._who),
+            },
         }
         arbiter = (
             {ARBITER_ID: arbiter_endpoints(self._register, config.database.name)} if self._register is not None else {}
@@ -81,7 +90,7 @@ class DistributorProcess:
             self.names.register(f"{prefix}.arbiter", self._arbiter_server.uri(ARBITER_ID))
         routing = Routing(
             config.nodes,
-            RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
+            _rules(config),
             seed=int.from_bytes(platform.noise(8), "big"),
         )
         self._routing = routing
@@ -175,7 +184,8 @@ class DistributorProcess:
             self._complete(token, Answer(Status.REFUSED, body, NO_FACTS))
             return
         deadline_ms = self._driver.now_ms + max(1, min(outgoing.remaining_ms, REMAINING_MS_MAX))
-        self._routing.submit(token, message, outgoing.ack, outgoing.flags & FLAG_STALE, deadline_ms)
+        flags = outgoing.flags & FLAG_STALE
+        self._routing.submit(token, message, outgoing.ack, flags, deadline_ms, outgoing.deaths)
 
     def _complete(self, token: Any, answer: Answer) -> None:
         sink, index = token
@@ -186,9 +196,16 @@ class DistributorProcess:
         self.counts[event] += 1
         log = logger.opt(capture=False).bind(node="dist")  # facts fill the sentence; "node" among them is another
         if event in _SENTENCES:
-            log.info(_SENTENCES[event], **facts)
+            (log.warning if event == "poison" else log.info)(_SENTENCES[event], **facts)
         else:
             log.debug("{event} {facts}", event=event, facts=dict(facts))
+
+    def _on_release(self, request: RequestLike, txn_id: object) -> None:
+        """A person says that a transaction's messages are no poison."""
+        if type(txn_id) is not str:
+            request.refuse("release takes (txn_id: text)")
+            return
+        request.reply(self._routing.suspects.release(txn_id))
 
     def status(self) -> dict[str, object]:
         """Return what an operator sees of this process."""
@@ -210,6 +227,17 @@ def _open_register(config: Config) -> Register | None:
     except RegisterInUse:
         logger.bind(node="dist").info("another process holds {file}; going on without", file=config.arbiter_file)
         return None
+
+
+def _rules(config: Config) -> RoutingRules:
+    timing, limits = config.timing, config.limits
+    return RoutingRules(
+        timing.suspect_ms,
+        limits.batch_entries_max,
+        limits.batch_bytes_max,
+        limits.fifo_entries_max,
+        poison_ms=timing.poison_ms,
+    )
 
 
 def _pin(config: Config, register: Register | None) -> Pin:

@@ -131,7 +131,14 @@ def connect(
         limits, timing = config.limits, config.timing
         pin = Pin(config.database.name)
         finders, silence_ms = _ways(config, distributor)
-    rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max, REQUESTS_MAX)
+    rules = RoutingRules(
+        silence_ms,
+        limits.batch_entries_max,
+        limits.batch_bytes_max,
+        REQUESTS_MAX,
+        are_nodes=silence_ms != PATIENT_MS,
+        poison_ms=timing.poison_ms,
+    )
     embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max), pin)
     timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
     watch = None

@@ -91,6 +91,7 @@ class TimingConfig:
     retain_ms: int = _key(600_000, "ms of header time for which a finished transaction's reply is remembered")
     retain_min_ms: int = _key(120_000, "ms it is remembered even when remembered_replies_max are")
     retain_named_ms: int = _key(86_400_000, "ms for transactions whose id the caller chose, full or not")
+    poison_ms: int = _key(60_000, "ms for which a message that killed two nodes is refused (OutcomeUnknown)")
     max_skew_ms: int = _key(60_000, "ms a caller's clock may be ahead of the active's")
     name_refresh_ms: int = _key(2_000, "ms between registrations at the name server, which may have forgotten them")
 

@@ -45,6 +45,7 @@ from replicator.errors import UsageError
 from replicator.values import new_tuple, pack_wire, shown, unpack_wire
 
 __all__ = [
+    "DEATHS_MAX",
     "LEVELS",
     "PROBE",
     "Answer",
@@ -61,6 +62,8 @@ __all__ = [
     "encode_submit",
     "named_txn_id",
     "new_txn_id",
+    "poison_answer",
+    "poison_ms",
 ]
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
@@ -68,6 +71,8 @@ __all__ = [
 WIRE_VERSION = 4
 #: 2: the database's id, and how many nodes have died of a message.
 SUBMIT_VERSION = 2
+#: A message that was outstanding at so many nodes when they died is sent to no other (V22).
+DEATHS_MAX = 2
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1
 
@@ -204,6 +209,22 @@ def decode_submit(database_id: str, data: object) -> list[Outgoing]:
             raise UsageError("a submitted message must be [bytes, int, int, int, int]")
         messages.append(new_tuple(Outgoing, item))
     return messages
+
+
+def poison_answer(refused_ms: int) -> Answer:
+    """Make the answer to a message that is sent to no node any more, for so long at most (V22)."""
+    return Answer(Status.UNKNOWN, pack_wire(["poison", refused_ms]), Facts(0, 0, 0, 0, 0))
+
+
+def poison_ms(answer: Answer) -> int | None:
+    """Return for how long a message is refused, if that is what an answer says."""
+    if answer.status != Status.UNKNOWN or not answer.body:
+        return None
+    try:
+        word, refused_ms = unpack_wire(answer.body)
+    except (UsageError, TypeError, ValueError):
+        return None
+    return refused_ms if word == "poison" and type(refused_ms) is int else None
 
 
 def encode_answers(answers: Sequence[Answer]) -> bytes:

@@ -69,7 +69,7 @@ def test_not_active_leads_to_the_named_active_at_once() -> None:
     second = world.connected()
     assert second.node == "c"
     assert second.messages[0].message == call.messages[0].message
-    assert (world.routing.view, world.routing.active) == (3, "c")
+    assert (world.routing.known.number, world.routing.known.active) == (3, "c")
 
 
 def test_the_known_view_changes_only_to_a_higher_number_and_an_equal_one_fills_in_the_active() -> None:
@@ -85,7 +85,7 @@ def test_the_known_view_changes_only_to_a_higher_number_and_an_equal_one_fills_i
     ):
         world.answer(world.connected(after_ms=REST_MS_MAX), answer)
         world.flush()
-        assert (world.routing.view, world.routing.active) == (view, active)
+        assert (world.routing.known.number, world.routing.known.active) == (view, active)
 
 
 def test_a_lost_link_sends_the_same_bytes_elsewhere_at_once_in_the_old_order() -> None:
@@ -292,7 +292,7 @@ def test_a_stale_read_goes_beside_what_waits_for_the_active_and_proves_nothing()
     assert (read.node, sent(read)) == ("b", ["r1"])
     world.answer(read, done(view=9))
     world.flush()
-    assert (world.routing.view, world.routing.active) == (1, "a")
+    assert (world.routing.known.number, world.routing.known.active) == (1, "a")
     assert world.statuses()["r1"] is Status.DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,12 +17,13 @@ from typing import IO, Any
 import Pyro5.api
 import pytest
 
+from distributor.cli import main
 from distributor.server import DistributorProcess
 from replicator.arbiter.embedded import Register, init_database
-from replicator.client import connect, submit
+from replicator.client import connect, submit, with_options
 from replicator.config import load
 from replicator.core.views import View
-from replicator.errors import LinkLost, MessageTooLarge, StorageError
+from replicator.errors import LinkLost, MessageTooLarge, OutcomeUnknown, StorageError
 from replicator.transport import BlockingLink
 from replicator.wire import Outgoing, decode_answers, encode_message, encode_submit
 from tests.distributor.fakes import DATABASE_ID, WAIT_S, Bank, FakeNode, write_config
@@ -143,6 +145,40 @@ def test_a_silent_node_makes_the_outcome_unknown(stack: ExitStack, start: Start)
     blob = encode_submit(DATABASE_ID, [Outgoing(message, 100, 0, 0)])
     assert decode_answers(link.call("submit", (blob,), timeout_s=WAIT_S))[0].status == 6
     link.close()
+
+
+def test_v22_it_refuses_what_two_nodes_died_of_until_a_person_releases_it(
+    stack: ExitStack, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third node never sees it, though the caller repeats it; released by `distributor release`, it is done there."""
+    nodes = [stack.enter_context(FakeNode("silent", view=view)) for view in (1, 2)]
+    third = stack.enter_context(FakeNode("backup", view=3))
+    port = free_port()
+    running = start(*nodes, third, more=f"[distributor]\nport = {port}")
+    bank = stack.enter_context(connect(Bank, running.uri))
+    txn_id = "00" * 6 + "77" * 10
+    order = with_options(bank, txn_id=txn_id)
+    future = submit(order.deposit, "alice", cents=2)
+    for node in nodes:
+        node.wait_for(1)
+        node.stop()
+    with pytest.raises(OutcomeUnknown, match="two nodes died"):
+        future.result(WAIT_S)
+    third.mode = "active"
+    assert bank.deposit("bob", cents=3) == 3
+    with pytest.raises(OutcomeUnknown, match="two nodes died"):
+        order.deposit("alice", cents=2)
+    assert running.status()["refused"] == (f"{txn_id} message 1 to deposit",)
+    assert (bytes.fromhex(txn_id), 1) not in third.executed
+    for count in (1, 0):
+        assert main(["release", str(tmp_path / "bank.toml"), txn_id]) == (0 if count else 1)
+    assert "released 1" in capsys.readouterr().out
+    assert with_options(bank, txn_id=txn_id).deposit("alice", cents=2) == 2
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def test_a_stock_proxy_can_invoke(stack: ExitStack, start: Start) -> None:

@@ -152,7 +152,13 @@ class SimWay:
             targets = {name: f"{prefix}.node.{name}" for name in ([only] if only else config.nodes)}
             silence_ms = config.timing.suspect_ms
         limits = config.limits
-        rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max)
+        rules = RoutingRules(
+            silence_ms,
+            limits.batch_entries_max,
+            limits.batch_bytes_max,
+            are_nodes=not distributor,
+            poison_ms=config.timing.poison_ms,
+        )
         self._ordered = SimLane(self, targets, rules)
         self._stale = SimLane(self, targets, rules) if len(targets) > 1 else self._ordered
 
