@@ -38,7 +38,18 @@ COMPILED = (
     *(f"replicator/transport/{name}.py" for name in ("blocking", "buffers", "channel", "link", "loop", "server")),
     *(
         f"distributor/{name}.py"
-        for name in ("company", "effects", "embedded", "lane", "process", "routing", "sessions", "states")
+        for name in (
+            "company",
+            "effects",
+            "embedded",
+            "known",
+            "lane",
+            "process",
+            "routing",
+            "sessions",
+            "states",
+            "suspects",
+        )
     ),
 )
 

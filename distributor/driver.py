@@ -9,11 +9,12 @@ from typing import Any
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
 from distributor.routing import Routing
 from replicator.errors import UsageError
+from replicator.meeting import Pin
 from replicator.transport import LinkLike, LoopLike, TimerLike
 from replicator.wire import Answer, decode_answers, encode_submit
 
-#: Makes the link to a node: (name, on_up, on_down(refused)).
-MakeLink = Callable[[str, Callable[[], None], Callable[[bool], None]], LinkLike]
+#: Makes the link to a node: (name, on_up(life), on_down(refused)); it is up once the other end has said who it is.
+MakeLink = Callable[[str, Callable[[str], None], Callable[[bool], None]], LinkLike]
 
 
 class Driver:
@@ -25,6 +26,7 @@ class Driver:
         routing: Routing,
         nodes: Iterable[str],
         make_link: MakeLink,
+        pin: Pin,
         *,
         complete: Callable[[Any, Answer], None],
         note: Callable[[str, Mapping[str, object]], None],
@@ -32,6 +34,7 @@ class Driver:
         self.routing = routing
         self.batch_count = 0
         self._loop = loop
+        self._pin = pin
         self._complete = complete
         self._note = note
         self._timer: TimerLike | None = None
@@ -39,9 +42,12 @@ class Driver:
         self._links = {name: make_link(name, *self._ends(name)) for name in nodes}
         loop.at_turn_end(self._on_turn_end)
 
-    def _ends(self, name: str) -> tuple[Callable[[], None], Callable[[bool], None]]:
+    def _ends(self, name: str) -> tuple[Callable[[str], None], Callable[[bool], None]]:
         routing = self.routing
-        return (lambda: routing.on_link_up(name)), (lambda refused: routing.on_link_lost(name, self.now_ms))
+        return (
+            lambda life: routing.on_link_up(name, life),
+            lambda refused: routing.on_link_lost(name, self.now_ms, is_gone=refused),
+        )
 
     @property
     def now_ms(self) -> int:
@@ -93,10 +99,11 @@ class Driver:
             self.routing.on_answers(name, call.call, answers, self.now_ms)
 
         def on_lost() -> None:
-            self.routing.on_link_lost(name, self.now_ms)
+            self.routing.on_link_lost(name, self.now_ms, is_gone=False)
             self._links[name].close()  # an exception for an answer leaves the link up; in all other cases it is down
 
-        self._links[name].call("submit", (encode_submit(call.messages),), on_answer, on_lost=on_lost)
+        blob = encode_submit(self._pin.database_id, call.messages)
+        self._links[name].call("submit", (blob,), on_answer, on_lost=on_lost)
 
 
 def counted(counts: Counter[str], driver: Driver) -> dict[str, int]:

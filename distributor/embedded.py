@@ -9,6 +9,7 @@ from distributor.addresses import Finder
 from distributor.lane import Lane, LinkRules
 from distributor.process import process
 from distributor.states import RoutingRules
+from replicator.meeting import Pin
 from replicator.wire import FLAG_STALE, new_txn_id
 
 
@@ -18,9 +19,9 @@ class Embedded:
     A node that is silent holds up the lane that waits for it; so stale reads, which may go to any, have their own.
     """
 
-    def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules) -> None:
-        self._ordered = Lane(finders, rules, link_rules)
-        self._stale = Lane(finders, rules, link_rules) if len(finders) > 1 else self._ordered
+    def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules, pin: Pin) -> None:
+        self._ordered = Lane(finders, rules, link_rules, pin)
+        self._stale = Lane(finders, rules, link_rules, pin) if len(finders) > 1 else self._ordered
 
     def lane(self, flags: int) -> Lane:
         """Return the lane for a message with these flags."""

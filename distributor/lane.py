@@ -30,7 +30,8 @@ from distributor.process import process
 from distributor.routing import NO_FACTS, RETRY_AFTER_MS, Routing
 from distributor.states import Request, RoutingRules
 from replicator.errors import LinkLost, UsageError
-from replicator.transport import BlockingLink
+from replicator.meeting import WHO, Pin
+from replicator.transport import Address, BlockingLink
 from replicator.values import pack_wire
 from replicator.wire import Answer, Status, decode_answers, encode_submit
 
@@ -71,8 +72,9 @@ class Ticket:
 class Lane:
     """One routing, driven by its callers; many threads may share it."""
 
-    def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules) -> None:
+    def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules, pin: Pin) -> None:
         self._finders = finders
+        self._pin = pin
         self._link_rules = link_rules
         self._routing = Routing(finders, rules, seed=int.from_bytes(os.urandom(8), "big"))
         self._lock = threading.Lock()
@@ -316,7 +318,7 @@ class Lane:
             elif type(effect) is Drop:
                 self._close_link(effect.node)
             elif type(effect) is Note:
-                log.debug("{}: {}", effect.event, effect.facts)
+                (log.warning if effect.event == "poison" else log.debug)("{}: {}", effect.event, effect.facts)
             unsettled.popleft()
         return jobs, is_news
 
@@ -350,7 +352,7 @@ class Lane:
             timeout_ms = max(1, deadline_ms - now_ms)
         begin_s = _monotonic()
         try:
-            blob = encode_submit(job.messages)
+            blob = encode_submit(self._pin.database_id, job.messages)
             data = self._links[job.node].call("submit", (blob,), timeout_s=timeout_ms / 1000)
             answers = decode_answers(data)
         except (LinkLost, UsageError) as problem:
@@ -361,7 +363,7 @@ class Lane:
                 if is_cut_short and after_ms - now_ms >= timeout_ms:
                     self._routing.on_given_up(job.node)
                 else:
-                    self._routing.on_link_lost(job.node, after_ms)
+                    self._routing.on_link_lost(job.node, after_ms, is_gone=False)
                 self._settle(self._routing.drain())
             return
         except BaseException:  # interrupted: the answer may still come, and for no later call
@@ -387,18 +389,12 @@ class Lane:
                 raise LinkLost(
                     f"the address of {node} is not known; is the name server up, and the node?", refused=True
                 )
-            self._links[node] = BlockingLink(
-                address,
-                OBJECT_ID,
-                connect_s=connect_ms / 1000,
-                message_bytes_max=self._link_rules.frame_bytes_max,
-                keepalive_ms=self._link_rules.keepalive_ms,
-            )
+            life = self._meet(node, address, connect_ms / 1000)
         except LinkLost as problem:
             log.debug("no_connection {}: {}", node, problem)
             finder.doubt()
             with self._lock:
-                self._routing.on_link_lost(node, _now_ms())
+                self._routing.on_link_lost(node, _now_ms(), is_gone=problem.refused)
                 self._settle(self._routing.drain())
             return
         except BaseException:  # interrupted
@@ -406,7 +402,28 @@ class Lane:
                 self._routing.on_given_up(node)
             raise
         with self._lock:
-            self._routing.on_link_up(node)
+            self._routing.on_link_up(node, life)
+
+    def _meet(self, node: str, address: Address, connect_s: float) -> str:
+        """Connect, and ask who is there; return the life of the process. Raises LinkLost, for a stranger, too (V20)."""
+        deadline_s = _monotonic() + connect_s
+        rules = self._link_rules
+        link = BlockingLink(
+            address,
+            OBJECT_ID,
+            connect_s=connect_s,
+            message_bytes_max=rules.frame_bytes_max,
+            keepalive_ms=rules.keepalive_ms,
+        )
+        self._links[node] = link
+        try:
+            return self._pin.meet(link.call(WHO, (), timeout_s=deadline_s - _monotonic())).life
+        except UsageError as stranger:
+            self._close_link(node)
+            raise LinkLost(f"{OBJECT_ID} at {address[0]}:{address[1]} is not {node}: {stranger}") from stranger
+        except BaseException:
+            self._close_link(node)
+            raise
 
     def _close_link(self, node: str) -> None:
         link = self._links.pop(node, None)

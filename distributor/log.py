@@ -9,3 +9,8 @@ from loguru import logger
 def debug(text: str, *facts: object) -> None:
     """Log *facts* in the places of *text*."""
     logger.debug(text, *facts)
+
+
+def warning(text: str, *facts: object) -> None:
+    """Log *facts* in the places of *text*: a person must see to it."""
+    logger.warning(text, *facts)

@@ -21,6 +21,7 @@ Claims, each with a test named after it:
 5. Ordered requests (all but stale reads) are outstanding at one node at a time, so none overtakes another at two
    nodes. One set aside by `Overloaded` does lose its place.
 6. At most `requests_max` are held; one more is answered Overloaded at once.
+7. A message that was outstanding at two nodes when they died is sent to no other (V22, `suspects.py`).
 
 When to try which node is a matter of speed only, never of safety: the message's id makes a repeat harmless (P2).
 """
@@ -33,11 +34,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.known import KnownView
 from distributor.states import LinkState, NodeState, Request, RoutingRules
+from distributor.suspects import Suspects
 from replicator.core.messages import Answer, Facts, Status
 from replicator.errors import UsageError
 from replicator.values import new_tuple, pack_wire, unpack_wire
-from replicator.wire import FLAG_STALE, Outgoing
+from replicator.wire import FLAG_STALE, Outgoing, poison_answer, poison_ms
 
 #: First rest of a node that could not be reached or was not active; doubles with each time in a row.
 REST_MS_MIN = 5
@@ -62,10 +65,9 @@ class Routing:
     """State machine of one partition; *nodes* are all names of its configuration, *seed* feeds the jitter."""
 
     def __init__(self, nodes: Iterable[str], rules: RoutingRules, *, seed: int) -> None:
-        self.view = 0
-        self.active = ""
-        self.in_sync: tuple[str, ...] = ()
         self.count = 0  # requests held
+        self.suspects = Suspects(rules.poison_ms)
+        self.known = KnownView()
         self._rules = rules
         self._nodes = {name: NodeState(name, rules.batch_entries_max) for name in nodes}
         self._random = random.Random(seed)
@@ -85,10 +87,10 @@ class Routing:
         """Whether one more request would be answered Overloaded."""
         return self.count >= self._rules.requests_max
 
-    def submit(self, token: object, message: bytes, ack: int, flags: int, deadline_ms: int) -> Request:
-        """Take a message that must be answered by *deadline_ms*. O(1)."""
+    def submit(self, token: object, message: bytes, ack: int, flags: int, deadline_ms: int, deaths: int = 0) -> Request:
+        """Take a message that must be answered by *deadline_ms*, and that *deaths* nodes have died of. O(1)."""
         self._number += 1
-        request = Request(self._number, token, message, ack, flags, deadline_ms)
+        request = Request(self._number, token, message, ack, flags, deadline_ms, deaths)
         if self.is_full:
             self.count += 1
             self._complete(request, Answer(Status.OVERLOADED, pack_wire(["requests_max", RETRY_AFTER_MS]), NO_FACTS))
@@ -97,24 +99,39 @@ class Routing:
             self._deadline_ms = deadline_ms
         self.count += 1
         (self._stale if flags & FLAG_STALE else self._ordered).append(request)
+        self.suspects.submitted(request)
         return request
 
-    def on_link_up(self, name: str) -> None:
-        """A connect that was asked for has succeeded."""
+    def look_around(self, now_ms: int) -> None:
+        """Connect to whichever nodes may be tried now, though nothing waits: to learn of which database they are."""
+        for node in self._nodes.values():
+            if node.rest_until_ms <= now_ms:
+                self._connect(node, now_ms)
+
+    def on_link_up(self, name: str, life: str) -> None:
+        """A connect that was asked for has succeeded; *life* is that of the process there."""
         node = self._nodes[name]
         if node.link is LinkState.CONNECTING:
             node.link = LinkState.UP
+            if node.lost:
+                self.suspects.learn_fate(node, has_died=life != node.life)
+            node.life = life
             if self._aim is node:
                 self._aim = None
 
-    def on_link_lost(self, name: str, now_ms: int) -> None:
-        """A link broke, or could not be made: what is outstanding there goes elsewhere, at once."""
+    def on_link_lost(self, name: str, now_ms: int, *, is_gone: bool) -> None:
+        """A link broke, or could not be made: what is outstanding there goes elsewhere, at once.
+
+        *is_gone*: it could not be made as nobody listens there any more.
+        """
         node = self._nodes[name]
         if node.link is LinkState.DOWN:
             return
         was_up = node.link is LinkState.UP
         is_news = was_up or not node.rest_ms
-        self._lose(node, now_ms)
+        if is_gone and not was_up and node.lost:
+            self.suspects.learn_fate(node, has_died=True)
+        self._lose(node, now_ms, is_broken=True)
         if is_news:
             self._effects.append(Note("node_unreachable", {"node": name, "was_up": was_up}))
 
@@ -204,9 +221,14 @@ class Routing:
             self.expire(now_ms)
         if self._later:
             self._take_due(now_ms)
+        if self.suspects.to_judge:
+            self._refuse_poison(now_ms)
         for node in self._nodes.values():
             if node.outstanding is not None and now_ms - node.since_ms >= self._silence_ms(node):
                 self._drop(node, now_ms, f"silent for {now_ms - node.since_ms} ms")
+            elif node.lost and not node.is_fate_asked:
+                node.is_fate_asked = True
+                self._connect(node, now_ms)
         if self._ordered and self._aim is None:
             self._send_ordered(now_ms)
         if self._stale:
@@ -242,11 +264,12 @@ class Routing:
     def status(self) -> dict[str, object]:
         """Return what `status` shows."""
         return {
-            "view": self.view,
-            "active": self.active,
-            "in_sync": list(self.in_sync),
+            "view": self.known.number,
+            "active": self.known.active,
+            "in_sync": list(self.known.in_sync),
             "in_flight": self.count,
             "waiting": len(self._ordered) + len(self._stale) + len(self._later),
+            "refused": self.suspects.refused,
             "links": {node.name: node.link.value for node in self._nodes.values()},
         }
 
@@ -254,20 +277,20 @@ class Routing:
 
     def _send_ordered(self, now_ms: int) -> None:
         node = self._choose(now_ms)
-        if node is None:
+        if node is None or self.suspects.must_wait(self._ordered[0], self._nodes.values()):
             return
         if node.link is not LinkState.UP:
             self._connect(node, now_ms)
             self._aim = node
             return
-        node.is_probe = node.name != self.active and len(self._nodes) > 1
+        node.is_probe = node.name != self.known.active and len(self._nodes) > 1
         if self._call(node, self._ordered, now_ms):
             self._aim = node
 
     def _choose(self, now_ms: int) -> NodeState | None:
         """Return the node to try next: the active, else those in sync, else any; None while all rest or are busy."""
         nodes = self._nodes
-        for name in (self.active, *self.in_sync, *nodes):
+        for name in (self.known.active, *self.known.in_sync, *nodes):
             node = nodes.get(name)
             if node is not None and node.rest_until_ms <= now_ms and node.outstanding is None:
                 return node
@@ -277,10 +300,12 @@ class Routing:
         """Give stale reads to the free nodes in turn, the active last."""
         names = list(self._nodes)
         turn = self._stale_turn % len(names)
-        for name in sorted(names[turn:] + names[:turn], key=lambda name: name == self.active):
+        for name in sorted(names[turn:] + names[:turn], key=lambda name: name == self.known.active):
             node = self._nodes[name]
             if node.rest_until_ms > now_ms or node.outstanding is not None or not self._stale:
                 continue
+            if self.suspects.must_wait(self._stale[0], self._nodes.values()):
+                return
             if node.link is LinkState.UP:
                 self._stale_turn += 1
                 node.is_probe = True
@@ -296,7 +321,10 @@ class Routing:
             self._effects.append(Connect(node.name))
 
     def _call(self, node: NodeState, waiting: deque[Request], now_ms: int) -> bool:
-        """Send what waits, as one batch; to a node that may not be the active only the first message. O(batch)."""
+        """Send what waits, as one batch; to a node that may not be the active only the first message; a suspect alone.
+
+        O(batch).
+        """
         entries_max = 1 if node.is_probe and waiting is self._ordered else node.entries_max
         bytes_left = self._rules.batch_bytes_max
         batch: list[Request] = []
@@ -307,13 +335,16 @@ class Routing:
                 waiting.popleft()
                 continue
             bytes_left -= len(request.message)
-            if bytes_left < 0 and batch:
+            if batch and (bytes_left < 0 or request.is_suspect):
                 break
             waiting.popleft()
             request.is_out = True
             batch.append(request)
             left_ms = max(1, request.deadline_ms - now_ms)
-            outgoing.append(new_tuple(Outgoing, (request.message, left_ms, request.ack, request.flags)))
+            hop = (request.message, left_ms, request.ack, request.flags, request.deaths)
+            outgoing.append(new_tuple(Outgoing, hop))
+            if request.is_suspect:
+                break
         if not batch:
             return False
         node.call += 1
@@ -331,13 +362,15 @@ class Routing:
         """Close the link to a node that says nothing, or nonsense."""
         self._effects.append(Drop(node.name))
         self._effects.append(Note("node_dropped", {"node": node.name, "reason": reason}))
-        self._lose(node, now_ms)
+        self._lose(node, now_ms, is_broken=False)
 
-    def _lose(self, node: NodeState, now_ms: int) -> None:
+    def _lose(self, node: NodeState, now_ms: int, *, is_broken: bool) -> None:
         was_waited_for = node.outstanding is not None or node.link is LinkState.CONNECTING
         cost_ms = now_ms - node.since_ms if was_waited_for else 0
         if node.outstanding is not None:
             node.entries_max = 1
+            if self._rules.are_nodes:
+                self.suspects.lose(node, node.outstanding, is_broken=is_broken)
         node.link = LinkState.DOWN
         self._take_back(node)
         self._rest(node, now_ms, REST_MS_MAX, at_least_ms=cost_ms // SILENT_REST_PART)
@@ -382,11 +415,15 @@ class Routing:
         if status == Status.OVERLOADED:
             self._on_overloaded(request, answer, now_ms)
             return
+        if poison_ms(answer) is not None:  # of a distributor: it sends it to nobody
+            self._complete(request, answer)
+            return
         back.append(request)
         if node.rest_until_ms <= now_ms:
             self._rest(node, now_ms, REST_NOT_ACTIVE_MS_MAX)
         if status == Status.NOT_ACTIVE:
-            self._learn(answer)
+            if self.known.learn(answer):
+                self._on_new_active()
         elif status != Status.UNAVAILABLE:  # UNKNOWN: accepted and then dropped (V9). Anything else: cannot be told
             request.is_unknown = True
 
@@ -411,6 +448,13 @@ class Routing:
                 due.append(request)
         if due:
             self._put_back(sorted(due, key=lambda request: request.number))
+
+    def _refuse_poison(self, now_ms: int) -> None:
+        """Answer what has killed enough nodes (claim 7)."""
+        for request, name in self.suspects.judge(now_ms):
+            if name:
+                self._effects.append(Note("poison", {"message": name, "ms": self.suspects.poison_ms}))
+            self._complete(request, poison_answer(self.suspects.poison_ms))
 
     def _give_up(self, request: Request) -> None:
         """Complete without an outcome (claim 3)."""
@@ -440,47 +484,12 @@ class Routing:
         node.rest_ms = 0
         node.rest_until_ms = 0
         node.entries_max = min(node.entries_max * GROWTH_AFTER_LOSS, self._rules.batch_entries_max)
-        view = answer.facts.view
-        if not is_stale and (view > self.view or (view == self.view and not self.active)):
-            self._set_view(view, node.name, () if view > self.view else self.in_sync)
+        if not is_stale and self.known.prove(node.name, answer.facts.view):
+            self._on_new_active()
 
-    def _learn(self, answer: Answer) -> None:
-        """Take the view out of a NOT_ACTIVE answer (claim 4)."""
-        try:
-            view, active, in_sync = unpack_wire(answer.body)
-        except (UsageError, TypeError, ValueError):
-            return
-        if type(view) is not int or type(active) is not str or type(in_sync) is not tuple:
-            return
-        if view > self.view:
-            self._set_view(view, active, tuple(name for name in in_sync if type(name) is str))
-        elif view == self.view and active and not self.active:
-            self._set_view(view, active, self.in_sync)
-
-    def _set_view(self, view: int, active: str, in_sync: tuple[str, ...]) -> None:
-        assert view >= self.view
-        self.view = view
-        self.in_sync = in_sync
-        if active == self.active:
-            return
-        self.active = active
-        node = self._nodes.get(active)
+    def _on_new_active(self) -> None:
+        node = self._nodes.get(self.known.active)
         if node is not None:
             node.rest_until_ms = 0  # whatever it was before, it has news
-        if active:
-            self._effects.append(Note("active_learned", {"view": view, "active": active}))
-
-    def _check(self) -> None:
-        """Assert that every request held is in exactly one place, and what else is redundant."""
-        live = [request.number for request in self.held() if not request.is_done]
-        assert len(live) == len(set(live)), "a request is in two places"
-        assert len(live) == self.count, f"{self.count} counted, {len(live)} held"
-        assert self.count <= self._rules.requests_max
-        batches = [node.outstanding for node in self._nodes.values() if node.outstanding]
-        ordered = [batch for batch in batches if not batch[0].flags & FLAG_STALE]
-        assert len(ordered) <= 1, "ordered requests are outstanding at two nodes"
-        for waiting in (self._ordered, self._stale):
-            numbers = [request.number for request in waiting]
-            assert numbers == sorted(numbers), "the order of submission is lost"
-        for node in self._nodes.values():
-            assert node.outstanding is None or node.link is LinkState.UP, "a batch is outstanding on no link"
+        if self.known.active:
+            self._effects.append(Note("active_learned", {"view": self.known.number, "active": self.known.active}))

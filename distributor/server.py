@@ -18,13 +18,16 @@ from loguru import logger
 from distributor.driver import Driver, counted
 from distributor.routing import NO_FACTS, Routing
 from distributor.states import RoutingRules
-from replicator.arbiter.embedded import Register, RegisterInUse
+from replicator.arbiter.embedded import PARTITION, Register, RegisterInUse
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
 from replicator.config import Config
+from replicator.core.views import View
+from replicator.meeting import WHO, Identity, MetLink, Pin, answering
 from replicator.node.gateway import Gateway, Token
 from replicator.node.links import AddressBook
 from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike
+from replicator.transport.platform import RequestLike
 from replicator.values import pack_wire
 from replicator.wire import FLAG_STALE, Answer, Outgoing, Status
 
@@ -36,6 +39,11 @@ REMAINING_MS_MAX = 86_400_000
 _SENTENCES = {
     "active_learned": "view {view}: the active is {active}",
     "node_unreachable": "node {node} cannot be reached; trying the others",
+    "stranger": "what answers at the address of node {node} is nobody there: {problem}",
+    "poison": (
+        "{message} is refused for {ms} ms: two nodes died while they had it. Look into their logs; if something else killed "
+        "them, `distributor release FILE TXN_ID` lets it through"
+    ),
     "node_dropped": "dropped the connection to node {node}: {reason}",
 }
 
@@ -50,14 +58,22 @@ class DistributorProcess:
         self._register = _open_register(config) if with_arbiter else None
         self.loop = platform.loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         timing, limits = config.timing, config.limits
+        self.pin = _pin(config, self._register)
+        self._life = platform.noise(6).hex()
         self._gateway = Gateway(
-            self._admit, invoke_ms=timing.call_timeout_ms, frame_bytes_max=config.limits.frame_bytes_max
+            self._admit, self._who, invoke_ms=timing.call_timeout_ms, frame_bytes_max=limits.frame_bytes_max
         )
         endpoints: dict[str, Mapping[str, Callable[..., None]]] = {
             CLIENT_ID: self._gateway.endpoint(),
-            OPERATOR_ID: {"status": lambda request: request.reply(self.status())},
+            OPERATOR_ID: {
+                "status": lambda request: request.reply(self.status()),
+                "release": self._on_release,
+                WHO: answering(self._who),
+            },
         }
-        arbiter = {ARBITER_ID: arbiter_endpoints(self._register)} if self._register is not None else {}
+        arbiter = (
+            {ARBITER_ID: arbiter_endpoints(self._register, config.database.name)} if self._register is not None else {}
+        )
         if not config.arbiter.port:
             endpoints.update(arbiter)
         self.server = self._serve(endpoints, config.distributor.host, config.distributor.port)
@@ -77,11 +93,13 @@ class DistributorProcess:
             self.names.register(f"{prefix}.arbiter", self._arbiter_server.uri(ARBITER_ID))
         routing = Routing(
             config.nodes,
-            RoutingRules(timing.suspect_ms, limits.batch_entries_max, limits.batch_bytes_max, limits.fifo_entries_max),
+            _rules(config),
             seed=int.from_bytes(platform.noise(8), "big"),
         )
-        self._driver = Driver(self.loop, routing, config.nodes, self._link, complete=self._complete, note=self._note)
         self._routing = routing
+        self._driver = Driver(
+            self.loop, routing, config.nodes, self._link, self.pin, complete=self._complete, note=self._note
+        )
 
     def _serve(self, endpoints: Mapping[str, Mapping[str, Callable[..., None]]], host: str, port: int) -> ServerLike:
         return self.platform.server(
@@ -95,7 +113,14 @@ class DistributorProcess:
             on_note=self._note,
         )
 
-    def _link(self, name: str, on_up: Callable[[], None], on_down: Callable[[bool], None]) -> LinkLike:
+    def _who(self) -> Identity:
+        """Say of which database this process is. It learns the id from the arbiter's file, else from the first node that
+        answers: whoever asks before must ask again."""
+        if not self.pin.database_id:
+            self._routing.look_around(self._driver.now_ms)
+        return Identity(self.config.database.name, self.pin.database_id, self._life)
+
+    def _link(self, name: str, on_up: Callable[[str], None], on_down: Callable[[bool], None]) -> LinkLike:
         config, node = self.config, self.config.nodes[name]
         fixed = (node.host, node.port) if node.port else None
         book = AddressBook(self.names, f"replicator.{config.database.name}.node.{name}", fixed)
@@ -104,15 +129,18 @@ class DistributorProcess:
             book.forget()
             on_down(refused)
 
-        return self.platform.link(
+        return MetLink(
+            self.platform,
             self.loop,
             CLIENT_ID,
-            book.resolve,
+            book,
+            self.pin,
             message_bytes_max=config.limits.frame_bytes_max,
             connect_ms=config.timing.connect_ms,
             on_up=on_up,
             on_down=down,
             keepalive_ms=config.timing.keepalive_ms,
+            on_stranger=lambda problem: self._note("stranger", {"node": name, "problem": problem}),
         )
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -161,7 +189,8 @@ class DistributorProcess:
             self._complete(token, Answer(Status.REFUSED, body, NO_FACTS))
             return
         deadline_ms = self._driver.now_ms + max(1, min(outgoing.remaining_ms, REMAINING_MS_MAX))
-        self._routing.submit(token, message, outgoing.ack, outgoing.flags & FLAG_STALE, deadline_ms)
+        flags = outgoing.flags & FLAG_STALE
+        self._routing.submit(token, message, outgoing.ack, flags, deadline_ms, outgoing.deaths)
 
     def _complete(self, token: Any, answer: Answer) -> None:
         sink, index = token
@@ -172,7 +201,7 @@ class DistributorProcess:
         self.counts[event] += 1
         log = logger.opt(capture=False).bind(node="dist")  # facts fill the sentence; "node" among them is another
         if event in _SENTENCES:
-            log.info(_SENTENCES[event], **facts)
+            (log.warning if event == "poison" else log.info)(_SENTENCES[event], **facts)
         else:
             log.debug("{event} {facts}", event=event, facts=dict(facts))
 
@@ -181,6 +210,13 @@ class DistributorProcess:
         status = self.status()
         told = {name: status[name] for name in ("connections", "counts")}
         logger.bind(node="dist").info("asked how it is: {connections} connections, counted {counts}", **told)
+
+    def _on_release(self, request: RequestLike, txn_id: object) -> None:
+        """A person says that a transaction's messages are no poison."""
+        if type(txn_id) is not str:
+            request.refuse("release takes (txn_id: text)")
+            return
+        request.reply(self._routing.suspects.release(txn_id))
 
     def status(self) -> dict[str, object]:
         """Return what an operator sees of this process."""
@@ -202,6 +238,23 @@ def _open_register(config: Config) -> Register | None:
     except RegisterInUse:
         logger.bind(node="dist").info("another process holds {file}; going on without", file=config.arbiter_file)
         return None
+
+
+def _rules(config: Config) -> RoutingRules:
+    timing, limits = config.timing, config.limits
+    return RoutingRules(
+        timing.suspect_ms,
+        limits.batch_entries_max,
+        limits.batch_bytes_max,
+        limits.fifo_entries_max,
+        poison_ms=timing.poison_ms,
+    )
+
+
+def _pin(config: Config, register: Register | None) -> Pin:
+    """Return the database that is meant: its id is in the arbiter's file, if that is here."""
+    database_id = View.from_bytes(register.read(PARTITION)).database_id if register is not None else ""
+    return Pin(config.database.name, database_id)
 
 
 def run_distributor(config: Config, *, with_arbiter: bool = True) -> None:

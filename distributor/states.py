@@ -10,30 +10,54 @@ from enum import Enum
 class RoutingRules:
     """Limits: `silence_ms` without an answer means a lost node; batches are capped by entries and bytes.
 
-    `requests_max` bounds what is held in all.
+    `requests_max` bounds what is held in all. `are_nodes`: what it leads to runs messages, so that one may kill it (V22); a
+    message that has killed two is refused for `poison_ms`.
     """
 
     silence_ms: int
     batch_entries_max: int = 256
     batch_bytes_max: int = 65_536
     requests_max: int = 100_000
+    are_nodes: bool = True
+    poison_ms: int = 60_000
 
 
 class Request:
     """One message on its way; `token` is whatever the driver wants back with its answer."""
 
-    __slots__ = ("ack", "deadline_ms", "flags", "is_done", "is_out", "is_unknown", "message", "number", "token")
+    __slots__ = (
+        "ack",
+        "deadline_ms",
+        "deaths",
+        "doubts",
+        "flags",
+        "is_done",
+        "is_out",
+        "is_unknown",
+        "message",
+        "number",
+        "token",
+    )
 
-    def __init__(self, number: int, token: object, message: bytes, ack: int, flags: int, deadline_ms: int) -> None:
+    def __init__(
+        self, number: int, token: object, message: bytes, ack: int, flags: int, deadline_ms: int, deaths: int
+    ) -> None:
         self.number = number
         self.token = token
         self.message = message
         self.ack = ack
         self.flags = flags
         self.deadline_ms = deadline_ms
+        self.deaths = deaths  # at so many nodes it was outstanding when they died
+        self.doubts = 0  # at so many it was lost, and whether they died is not known
         self.is_done = False
         self.is_out = False  # outstanding at a node
         self.is_unknown = False  # some send of it may have been accepted
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what kills nodes: then it travels alone."""
+        return self.deaths > 0 or self.doubts > 0
 
 
 class LinkState(Enum):
@@ -50,8 +74,11 @@ class NodeState:
     __slots__ = (
         "call",
         "entries_max",
+        "is_fate_asked",
         "is_probe",
+        "life",
         "link",
+        "lost",
         "name",
         "outstanding",
         "rest_ms",
@@ -69,3 +96,6 @@ class NodeState:
         self.rest_ms = 0  # the last rest, doubled next time; 0 after a good answer
         self.rest_until_ms = 0
         self.entries_max = entries_max
+        self.life = ""  # of the process that the link leads to, or led to last
+        self.lost: list[Request] = []  # was outstanding when the link to that life was lost
+        self.is_fate_asked = False  # whether it died was asked at once

@@ -17,13 +17,22 @@ from replicator.errors import (
     UsageError,
 )
 from replicator.values import unpack_wire
-from replicator.wire import Answer, Status
+from replicator.wire import Answer, Status, poison_ms
 
 
 def error_of(name: str, message: bytes, answer: Answer, *, timeout_ms: int) -> ReplicatorError:
     """Build the error that an answer stands for; *message* is the packed message, *name* its handler."""
     txn_id = message[:16].hex()
     status = answer.status
+    refused_ms = poison_ms(answer)
+    if refused_ms is not None:
+        return OutcomeUnknown(
+            f"{name}: two nodes died while they had this message, so it may be what killed them, and no other node gets it; "
+            f"it may or may not have taken effect. Look into the nodes' logs. It is refused for {refused_ms} ms; then, or "
+            f"when `distributor release FILE {txn_id}` has let it through, it may be repeated with the same transaction id, "
+            f"{txn_id}",
+            txn_id=txn_id,
+        )
     if status == Status.UNKNOWN:
         return OutcomeUnknown(
             f"{name}: no answer (limit {timeout_ms} ms, or the client was closed); it may or may not take effect: repeat "

@@ -201,7 +201,7 @@ class Caller:
         error = error_of(spec.name, message, answer, timeout_ms=limit_ms)
         if (cause := getattr(answer, "cause", None)) is not None:  # the handler ran in this process (testing.Local)
             error.__cause__ = cause
-        if spec.readonly and isinstance(error, OutcomeUnknown):
+        if spec.readonly and isinstance(error, OutcomeUnknown) and not answer.body:
             return Unavailable(f"{spec.name}: no answer within {limit_ms} ms; it only reads, so ask again")
         return error
 

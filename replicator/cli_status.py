@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from replicator.config import Config
 from replicator.core.views import View
-from replicator.errors import CorruptRecord, LinkLost
+from replicator.errors import CorruptRecord, LinkLost, UsageError
+from replicator.meeting import WHO, Pin
 from replicator.node.links import PARTITION
 from replicator.node.notes import ARBITER_SLOW_MS
 from replicator.transport import Address, BlockingLink, list_names_blocking, parse_uri
@@ -93,6 +96,8 @@ def ask(config: Config, name: str, finder: Finder | None = None) -> dict[str, An
         return unreachable(name, str(problem), NOT_FOUND)
     except LinkLost as lost:
         return unreachable(name, str(lost))
+    if (status.get("database"), status.get("node")) != (config.database.name, name):
+        return unreachable(name, f"what answers there is node {status.get('node')} of {status.get('database')} (V20)")
     return status
 
 
@@ -125,10 +130,36 @@ def unreachable(name: str, says: str, role: str = UNREACHABLE) -> dict[str, Any]
 
 
 def ask_all(config: Config, finder: Finder | None = None) -> list[dict[str, Any]]:
-    """Ask all nodes at once."""
+    """Ask all nodes at once. Whoever is of another database than most is nobody there (V20)."""
     finder = finder or Finder(config)
     with ThreadPoolExecutor(max_workers=len(config.nodes)) as pool:
-        return list(pool.map(lambda name: ask(config, name, finder), config.nodes))
+        statuses = list(pool.map(lambda name: ask(config, name, finder), config.nodes))
+    return without_strangers(config, statuses)
+
+
+def without_strangers(config: Config, statuses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take whoever answers for another database of the same name for nobody there (V20).
+
+    Which id is meant is what most say, of the nodes that answer and the data folders on this machine.
+    """
+    votes = Counter(str(status["database_id"]) for status in statuses if status.get("database_id"))
+    if len(votes) > 1:
+        votes.update(filter(None, (_id_in_folder(node.data) for node in config.nodes.values())))
+    meant = votes.most_common(1)[0][0] if votes else ""
+    return [
+        status
+        if status.get("database_id", "") in ("", meant)
+        else unreachable(str(status["node"]), f"what answers there is of another database, id {status['database_id']}")
+        for status in statuses
+    ]
+
+
+def _id_in_folder(folder: Path) -> str:
+    """Return which database a data folder is of; "" if it cannot be read here."""
+    try:
+        return str(json.loads((folder / "view.json").read_text())["database_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def ask_processes(config: Config, finder: Finder) -> list[dict[str, Any]]:
@@ -161,8 +192,12 @@ def _ask_process(config: Config, finder: Finder, name: str, says: Any) -> dict[s
 def _arbiter_says(config: Config, finder: Finder) -> str:
     own = config.arbiter if config.arbiter.port else config.distributor
     link = _link(config, finder.address("arbiter", own.host, own.port), "replicator.arbiter")
+    timeout_s = config.timing.suspect_ms / 1000
     try:
-        answer = link.call("read", (PARTITION,), timeout_s=config.timing.suspect_ms / 1000)
+        met = Pin(config.database.name).meet(link.call(WHO, (), timeout_s=timeout_s))
+        answer = link.call("read", (PARTITION, met.database_id), timeout_s=timeout_s)
+    except UsageError as stranger:
+        raise LinkLost(f"what answers there is no arbiter of this database: {stranger}") from stranger
     finally:
         link.close()
     view = View.from_bytes(answer if type(answer) is bytes else b"")

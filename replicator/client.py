@@ -24,6 +24,7 @@ from distributor.states import RoutingRules
 from replicator.caller import Caller, Options, Talk, Way
 from replicator.config import Config, LimitsConfig, TimingConfig, load
 from replicator.errors import UsageError
+from replicator.meeting import Pin
 from replicator.service import BoundHandler, Service, invoker_of, make_client
 from replicator.transport import parse_uri
 from replicator.watch import Event, Watch
@@ -123,13 +124,22 @@ def connect(
     if text.startswith(("PYRO:", "PYRONAME:")):
         limits, timing = LimitsConfig(), TimingConfig()
         finders: Mapping[str, Finder] = {"distributor": _finder_of(text, timing)}
+        pin = Pin("")
         silence_ms = PATIENT_MS
     else:
         config = load(target)
         limits, timing = config.limits, config.timing
+        pin = Pin(config.database.name)
         finders, silence_ms = _ways(config, distributor)
-    rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max, REQUESTS_MAX)
-    embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max, timing.keepalive_ms))
+    rules = RoutingRules(
+        silence_ms,
+        limits.batch_entries_max,
+        limits.batch_bytes_max,
+        REQUESTS_MAX,
+        are_nodes=silence_ms != PATIENT_MS,
+        poison_ms=timing.poison_ms,
+    )
+    embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max, timing.keepalive_ms), pin)
     timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
     watch = None
     if on_event is not None:

@@ -102,6 +102,7 @@ class TimingConfig:
     max_skew_ms: int = _key(
         60_000, "ms a caller's clock may be ahead of the database's time, and that time of what has passed"
     )
+    poison_ms: int = _key(60_000, "ms for which a message that killed two nodes is refused (OutcomeUnknown)")
     name_refresh_ms: int = _key(2_000, "ms between registrations at the name server, which may have forgotten them")
 
 

@@ -45,6 +45,7 @@ from replicator.errors import UsageError
 from replicator.values import new_tuple, pack_wire, shown, unpack_wire
 
 __all__ = [
+    "DEATHS_MAX",
     "LEVELS",
     "PROBE",
     "Answer",
@@ -61,13 +62,18 @@ __all__ = [
     "encode_submit",
     "named_txn_id",
     "new_txn_id",
+    "poison_answer",
+    "poison_ms",
 ]
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
 #: entry forgets, how deep a value may be; 5: that they forget by passed
 #: time, an outcome that is told, bounds of rows); two versions never talk to each other.
 WIRE_VERSION = 5
-SUBMIT_VERSION = 1
+#: 2: the database's id, and how many nodes have died of a message.
+SUBMIT_VERSION = 2
+#: A message that was outstanding at so many nodes when they died is sent to no other (V22).
+DEATHS_MAX = 2
 #: No number between nodes is greater, so that what is counted on from it fits into 64 bits.
 NUMBER_MAX = 2**62
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
@@ -162,40 +168,66 @@ def decode_frame(database_id: str, data: object) -> Frame:
 
 
 class Outgoing(NamedTuple):
-    """One message on its way: packed once, with what may change per hop beside it."""
+    """One message on its way: packed once, with what may change per hop beside it.
+
+    `deaths`: at how many nodes it was outstanding when they died (V22).
+    """
 
     message: bytes
     remaining_ms: int
     ack: int
     flags: int
+    deaths: int = 0
 
 
-def encode_submit(messages: Sequence[Outgoing]) -> bytes:
-    """Pack messages for one call of `submit`."""
-    return pack_wire([SUBMIT_VERSION, messages])
+def encode_submit(database_id: str, messages: Sequence[Outgoing]) -> bytes:
+    """Pack messages for one call of `submit` at a process of the database of this id."""
+    return pack_wire([SUBMIT_VERSION, database_id, messages])
 
 
-def decode_submit(data: object) -> list[Outgoing]:
-    """Unpack a `submit` call. Raises UsageError on garbage."""
+def decode_submit(database_id: str, data: object) -> list[Outgoing]:
+    """Unpack a `submit` call that came to a process of the database of this id.
+
+    Raises UsageError on garbage, and for what means another database, before any of its messages is looked at (V20).
+    """
     if type(data) is not bytes:
         raise UsageError("submit takes one bytes argument")
     fields = unpack_wire(data)
-    if type(fields) is not tuple or len(fields) != 2 or fields[0] != SUBMIT_VERSION or type(fields[1]) is not tuple:
+    if type(fields) is not tuple or len(fields) != 3 or fields[0] != SUBMIT_VERSION or type(fields[2]) is not tuple:
         raise UsageError(f"not a submit blob of version {SUBMIT_VERSION}")
+    if fields[1] != database_id or not database_id:
+        raise UsageError(f"messages for database {shown(fields[1])} came to a process of database {database_id!r}")
     messages: list[Outgoing] = []
-    for item in fields[1]:
-        if type(item) is not tuple or len(item) != 4:
-            raise UsageError("a submitted message must be [message, remaining_ms, ack, flags]")
-        message, remaining_ms, ack, flags = item
+    for item in fields[2]:
+        if type(item) is not tuple or len(item) != 5:
+            raise UsageError("a submitted message must be [message, remaining_ms, ack, flags, deaths]")
+        message, remaining_ms, ack, flags, deaths = item
         if (
             type(message) is not bytes
             or type(remaining_ms) is not int
             or type(ack) is not int
             or type(flags) is not int
+            or type(deaths) is not int
         ):
-            raise UsageError("a submitted message must be [bytes, int, int, int]")
+            raise UsageError("a submitted message must be [bytes, int, int, int, int]")
         messages.append(new_tuple(Outgoing, item))
     return messages
+
+
+def poison_answer(refused_ms: int) -> Answer:
+    """Make the answer to a message that is sent to no node any more, for so long at most (V22)."""
+    return Answer(Status.UNKNOWN, pack_wire(["poison", refused_ms]), Facts(0, 0, 0, 0, 0))
+
+
+def poison_ms(answer: Answer) -> int | None:
+    """Return for how long a message is refused, if that is what an answer says."""
+    if answer.status != Status.UNKNOWN or not answer.body:
+        return None
+    try:
+        word, refused_ms = unpack_wire(answer.body)
+    except (UsageError, TypeError, ValueError):
+        return None
+    return refused_ms if word == "poison" and type(refused_ms) is int else None
 
 
 def encode_answers(answers: Sequence[Answer]) -> bytes:

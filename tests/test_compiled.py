@@ -38,8 +38,9 @@ import distributor.lane
 from distributor.lane import Lane, LinkRules
 from distributor.states import RoutingRules
 from distributor.addresses import Finder
+from replicator.meeting import Pin
 print(distributor.lane.__file__.rsplit(".", 1)[1])
-lane = Lane({"a": Finder("a", fixed=("127.0.0.1", 1))}, RoutingRules(silence_ms=100), LinkRules(100, 1 << 20))
+lane = Lane({"a": Finder("a", fixed=("127.0.0.1", 1))}, RoutingRules(silence_ms=100), LinkRules(100, 1 << 20), Pin(""))
 print(lane.call(bytes(40), timeout_ms=50, ack=0, flags=0).status)
 """
 

@@ -30,6 +30,7 @@ LAYERS = (
     ("replicator.wire",),
     ("replicator.store",),
     ("replicator.transport",),
+    ("replicator.meeting",),
     ("replicator.arbiter",),
     ("replicator.watch", "replicator.answers"),
     ("replicator.node",),

@@ -11,8 +11,10 @@ from replicator.arbiter.embedded import PARTITION, Register
 from replicator.config import Config
 from replicator.core.views import View, successor_problem
 from replicator.errors import CorruptRecord, StorageError, UsageError
+from replicator.meeting import WHO, Identity
 from replicator.transport import Loop, Names, Server
 from replicator.transport.platform import RequestLike
+from replicator.values import shown
 
 OBJECT_ID = "replicator.arbiter"
 #: What the door asks its register for, as the log puts it.
@@ -38,8 +40,9 @@ class Door:
     or its file is gone, is asked again at each call; until then each is told why.
     """
 
-    def __init__(self, register: RegisterLike, *, is_silent: bool = False) -> None:
+    def __init__(self, register: RegisterLike, database: str, *, is_silent: bool = False) -> None:
         self.register = register
+        self._database = database
         self._problems = {_READ: "", _WRITE: ""}  # why the last call of each kind could not be answered
         self.refused = 0  # proposals that no rule makes
         self.last_refused = ""
@@ -54,28 +57,49 @@ class Door:
 
     def endpoints(self) -> dict[str, Callable[..., None]]:
         """Return the exposed methods."""
-        return {"read": self.on_read, "propose": self.on_propose, "status": self.on_status}
+        return {
+            "read": self.on_read,
+            "propose": self.on_propose,
+            "status": self.on_status,
+            WHO: self.on_who,
+        }
 
-    def on_read(self, request: RequestLike, partition: object) -> None:
+    def on_who(self, request: RequestLike) -> None:
+        """Answer which database the register is of (V20)."""
+        stored = self._ask(request, _READ, lambda: self.register.read(PARTITION))
+        if stored is not None:
+            request.reply(tuple(Identity(self._database, View.from_bytes(stored).database_id, "")))
+
+    def on_read(self, request: RequestLike, partition: object, database_id: object) -> None:
         """Answer with the packed record."""
         if type(partition) is not str:
-            raise UsageError("read takes (partition: text)")
+            raise UsageError("read takes (partition: text, database id: text)")
         stored = self._ask(request, _READ, lambda: self.register.read(partition))
         if stored is not None:
+            self._refuse_foreign(View.from_bytes(stored), database_id)
             request.reply(stored)
 
-    def on_propose(self, request: RequestLike, partition: object, base: object, record: object) -> None:
+    @staticmethod
+    def _refuse_foreign(known: View, database_id: object) -> None:
+        """A call says the id of the database that it means, and is refused if that is not here (V20)."""
+        if database_id != known.database_id:
+            raise UsageError(f"this is the arbiter of database {known.database_id}, not of {shown(database_id)}")
+
+    def on_propose(
+        self, request: RequestLike, partition: object, database_id: object, base: object, record: object
+    ) -> None:
         """Compare and set; answer with what is stored then."""
         if type(partition) is not str or type(base) is not int or type(record) is not bytes:
-            raise UsageError("propose takes (partition: text, base: whole number, record: bytes)")
-        try:
-            view = View.from_bytes(record)
-        except CorruptRecord as error:  # the proposer's, not the file's
-            self._refuse(str(error))
+            raise UsageError("propose takes (partition: text, database id: text, base: whole number, record: bytes)")
         present = self._ask(request, _READ, lambda: self.register.read(partition))
         if present is None:
             return
         known = View.from_bytes(present)
+        self._refuse_foreign(known, database_id)
+        try:
+            view = View.from_bytes(record)
+        except CorruptRecord as error:  # the proposer's, not the file's
+            self._refuse(str(error))
         problem = successor_problem(known, view) if known.number == base else ""
         if problem:
             self._refuse(f"view {view.number} proposed from view {base} is not stored: {problem}")
@@ -141,9 +165,11 @@ class Door:
         )
 
 
-def arbiter_endpoints(register: RegisterLike, *, is_silent: bool = False) -> dict[str, Callable[..., None]]:
-    """Return the exposed methods of a register."""
-    return Door(register, is_silent=is_silent).endpoints()
+def arbiter_endpoints(
+    register: RegisterLike, database: str, *, is_silent: bool = False
+) -> dict[str, Callable[..., None]]:
+    """Return the exposed methods of the register of a database of this name."""
+    return Door(register, database, is_silent=is_silent).endpoints()
 
 
 def run_arbiter(config: Config) -> None:
@@ -152,7 +178,7 @@ def run_arbiter(config: Config) -> None:
         loop = Loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         server = Server(
             loop,
-            {OBJECT_ID: arbiter_endpoints(register)},
+            {OBJECT_ID: arbiter_endpoints(register, config.database.name)},
             host=config.arbiter.host,
             port=config.arbiter.port,
             limits=config.limits,

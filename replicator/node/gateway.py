@@ -13,8 +13,9 @@ from replicator.config import FRAME_EXTRA_BYTES
 from replicator.core.effects import Reply
 from replicator.core.messages import Answer, Status, encode_message, named_txn_id
 from replicator.errors import UsageError
+from replicator.meeting import WHO, Identity, answering
 from replicator.transport.platform import RequestLike
-from replicator.values import unpack, unpack_wire
+from replicator.values import shown, unpack, unpack_wire
 from replicator.wire import Outgoing, decode_submit, encode_answers
 
 #: Bytes of a packed answer beside its body, at most.
@@ -102,22 +103,24 @@ def answer(effect: Reply) -> None:
 class Gateway:
     """Takes calls of the object "replicator.client", at a node or at a distributor process.
 
-    *invoke_ms*: the deadline of messages that come by `invoke`, which names none. *frame_bytes_max*: what a reply may have.
+    *who* says of which database this process is. *invoke_ms*: the deadline of messages that come by `invoke`, which names
+    none. *frame_bytes_max*: what a reply may have.
     """
 
-    def __init__(self, submit: Submit, *, invoke_ms: int, frame_bytes_max: int) -> None:
+    def __init__(self, submit: Submit, who: Callable[[], Identity], *, invoke_ms: int, frame_bytes_max: int) -> None:
         self._submit = submit
         self._answers_bytes_max = frame_bytes_max - FRAME_EXTRA_BYTES
+        self._who = who
         self._invoke_ms = invoke_ms
 
     def endpoint(self) -> dict[str, Callable[..., None]]:
         """Return the exposed methods."""
-        return {"submit": self.on_submit, "invoke": self.on_invoke}
+        return {"submit": self.on_submit, "invoke": self.on_invoke, WHO: answering(self._who)}
 
     def on_submit(self, request: RequestLike, blob: object) -> None:
         """Take messages; reply with their answers, in their order."""
         try:
-            messages = decode_submit(blob)
+            messages = decode_submit(self._who().database_id, blob)
         except UsageError as error:
             request.refuse(str(error))
             return
@@ -129,9 +132,22 @@ class Gateway:
             self._submit((batch, index), outgoing)
 
     def on_invoke(
-        self, request: RequestLike, txn_id: object, msg_no: object, handler: object, arguments: object
+        self,
+        request: RequestLike,
+        txn_id: object,
+        msg_no: object,
+        handler: object,
+        arguments: object,
+        database: object = "",
     ) -> None:
-        """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name."""
+        """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name.
+
+        *database*, name or id, may be left out by a caller who knows where it is connected to.
+        """
+        who = self._who()
+        if database not in ("", who.database, who.database_id):
+            request.refuse(f"a message for database {shown(database)} came to a process of {who.database}")
+            return
         if (
             type(txn_id) is not str
             or type(msg_no) is not int

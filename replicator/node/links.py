@@ -12,7 +12,8 @@ from functools import partial
 from replicator.config import Config
 from replicator.core.views import View
 from replicator.errors import ReplicatorError, UsageError
-from replicator.transport import Address, LinkLike, LoopLike, NamesLike, Platform, parse_uri
+from replicator.meeting import MetLink, Pin
+from replicator.transport import Address, LoopLike, NamesLike, Platform, parse_uri
 
 Found = Callable[[Address | None], None]
 
@@ -62,11 +63,13 @@ class NodeLinks:
         config: Config,
         me: str,
         names: NamesLike,
+        pin: Pin,
         *,
         on_up: Callable[[str], None],
         on_down: Callable[[str, bool], None],
+        on_stranger: Callable[[str, str], None],
     ) -> None:
-        self._links: dict[str, LinkLike] = {}
+        self._links: dict[str, MetLink] = {}
         for name, node in config.nodes.items():
             if name == me:
                 continue
@@ -78,16 +81,19 @@ class NodeLinks:
                     book.forget()
                 on_down(name, refused)
 
-            self._links[name] = platform.link(
+            self._links[name] = MetLink(
+                platform,
                 loop,
                 "replicator.node",
-                book.resolve,
+                book,
+                pin,
                 message_bytes_max=config.limits.frame_bytes_max,
                 connect_ms=config.timing.connect_ms,
-                on_up=partial(on_up, name),
+                on_up=lambda life, name=name: on_up(name),  # type: ignore[misc]
                 on_down=down,
                 silence_ms=config.timing.suspect_ms,
                 keepalive_ms=config.timing.keepalive_ms,
+                on_stranger=partial(on_stranger, f"node {name}"),
             )
 
     def connect(self, node: str) -> None:
@@ -117,10 +123,13 @@ class ArbiterClient:
         loop: LoopLike,
         config: Config,
         names: NamesLike,
+        pin: Pin,
         *,
         on_record: Callable[[View, int], None],
         on_lost: Callable[[], None],
+        on_stranger: Callable[[str, str], None],
     ) -> None:
+        self._pin = pin
         self._on_record = on_record
         self._on_lost = on_lost
         self._loop = loop
@@ -133,15 +142,18 @@ class ArbiterClient:
         elif config.distributor.port:
             fixed = (config.distributor.host, config.distributor.port)
         self._book = AddressBook(names, f"replicator.{config.database.name}.arbiter", fixed)
-        self._link = platform.link(
+        self._link = MetLink(
+            platform,
             loop,
             "replicator.arbiter",
-            self._book.resolve,
+            self._book,
+            pin,
             message_bytes_max=config.limits.frame_bytes_max,
             connect_ms=config.timing.connect_ms,
-            on_up=self._on_up,
+            on_up=lambda life: self._on_up(),
             on_down=self._on_down,
             keepalive_ms=config.timing.keepalive_ms,
+            on_stranger=partial(on_stranger, "the arbiter"),
         )
 
     @property
@@ -151,11 +163,11 @@ class ArbiterClient:
 
     def read(self, asked: int) -> None:
         """Ask for the present record; *asked* comes back with it."""
-        self._call("read", (PARTITION,), asked)
+        self._call("read", (), asked)
 
     def propose(self, base: int, view: View, asked: int) -> None:
         """Compare-and-set; *asked* comes back with the record that is there then."""
-        self._call("propose", (PARTITION, base, view.to_bytes()), asked)
+        self._call("propose", (base, view.to_bytes()), asked)
 
     def _call(self, method: str, args: tuple[object, ...], asked: int) -> None:
         if self._sent_s and self._loop.now_s - self._sent_s[0] > self._silence_s:
@@ -170,7 +182,8 @@ class ArbiterClient:
 
     def _send(self, method: str, args: tuple[object, ...], asked: int) -> None:
         self._sent_s.append(self._loop.now_s)
-        self._link.call(method, args, lambda data: self._on_answer(data, asked), on_lost=self._on_call_lost)
+        said = (PARTITION, self._pin.database_id, *args)
+        self._link.call(method, said, lambda data: self._on_answer(data, asked), on_lost=self._on_call_lost)
 
     def _on_up(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -188,6 +201,9 @@ class ArbiterClient:
         try:
             view = View.from_bytes(data if type(data) is bytes else b"")
         except ReplicatorError:
+            self._on_lost()
+            return
+        if view.database_id != self._pin.database_id:  # not an answer of the arbiter that was asked (V20)
             self._on_lost()
             return
         self._on_record(view, asked)

@@ -46,6 +46,7 @@ from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
 from replicator.errors import ConfigError, OutOfMemory, ReplicatorError, StorageError, StorageUnavailable, UsageError
+from replicator.meeting import WHO, Identity, Pin, answering
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
@@ -141,6 +142,7 @@ class Node:
         self.writer: WriterLike | None = None
         self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
+        self.pin = Pin(config.database.name, self.folder.database_id)
         self.loop = platform.loop(buffers_bytes_max=config.limits.buffers_bytes_max)
         self.gateway = self._make_gateway()
         self.server = self._serve()
@@ -152,12 +154,8 @@ class Node:
             connect_ms=config.timing.connect_ms,
         )
         self.names.register(f"replicator.{config.database.name}.node.{name}", self.server.uri("replicator.node"))
-        self.links = NodeLinks(
-            platform, self.loop, config, name, self.names, on_up=self._on_link_up, on_down=self._on_link_down
-        )
-        self.arbiter = ArbiterClient(
-            platform, self.loop, config, self.names, on_record=self._on_record, on_lost=lambda: self.give(ArbiterLost())
-        )
+        self.links = self._make_links()
+        self.arbiter = self._make_arbiter()
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
         self.loop.at_turn_end(self._stepper.end_turn)
 
@@ -169,9 +167,14 @@ class Node:
     def _make_gateway(self) -> Gateway:
         return Gateway(
             self._stepper.submit,
+            self.who,
             invoke_ms=self.config.timing.call_timeout_ms,
             frame_bytes_max=self.config.limits.frame_bytes_max,
         )
+
+    def who(self) -> Identity:
+        """Say which database this node is of (V20)."""
+        return Identity(self.config.database.name, self.pin.database_id, self.me.incarnation)
 
     def _serve(self) -> ServerLike:
         """Listen."""
@@ -180,7 +183,7 @@ class Node:
             self.loop,
             {
                 "replicator.client": self.gateway.endpoint(),
-                "replicator.node": {"frame": self._on_frame},
+                "replicator.node": {"frame": self._on_frame, WHO: answering(self.who)},
                 "replicator.operator": {
                     "status": lambda request: request.reply(self.status()),
                     "events": self._on_events,
@@ -194,6 +197,33 @@ class Node:
             timing=self.config.timing,
             reserved=("replicator.node", "replicator.operator"),
             on_note=self.notes.take,
+        )
+
+    def _make_links(self) -> NodeLinks:
+        """Make the links to the other nodes."""
+        return NodeLinks(
+            self.platform,
+            self.loop,
+            self.config,
+            self.name,
+            self.names,
+            self.pin,
+            on_up=self._on_link_up,
+            on_down=self._on_link_down,
+            on_stranger=self._on_stranger,
+        )
+
+    def _make_arbiter(self) -> ArbiterClient:
+        """Make the link to the arbiter."""
+        return ArbiterClient(
+            self.platform,
+            self.loop,
+            self.config,
+            self.names,
+            self.pin,
+            on_record=self._on_record,
+            on_lost=lambda: self.give(ArbiterLost()),
+            on_stranger=self._on_stranger,
         )
 
     def _make_performers(self) -> Performers:
@@ -345,6 +375,10 @@ class Node:
         self._stepper.tick()
         self.give(LinkLost(node, refused))
 
+    def _on_stranger(self, whom: str, problem: str) -> None:
+        """What answered in somebody's place is nobody there (V20)."""
+        self.notes.take("stranger", {"whom": whom, "problem": problem})
+
     def _on_record(self, view: View, asked: int) -> None:
         """Take the arbiter's record; the first one brings the replica to life."""
         if self.replica is None:
@@ -353,7 +387,7 @@ class Node:
                 self._perform_halt(Halt(f"{reason} ({self.config.database.ack!r}): make them equal"))
                 return
             try:
-                self._make_replica(self.folder.database_id or view.database_id)
+                self._make_replica(view.database_id)
             except StorageError as error:
                 self._on_write_failed(error)
                 return
@@ -414,9 +448,10 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """Return what `replicator status` shows of this node."""
+        which = {"database": self.config.database.name, "database_id": self.pin.database_id}
         if self.replica is None:
             return {
-                "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
+                **which, "node": self.name, "incarnation": self.me.incarnation, "role": "starting", "view": 0, "seq": 0,
                 "applied": 0, "behind": {}, "in_flight": 0, "open": 0, "digest": "", "active": "", "in_sync": [],
                 "mismatch": False, "fifo": 0, "remembered": 0, "remembered_named": 0, "rows": 0, "opened": False,
                 "members": [], "time_ms": 0, "wall_ms": 0, "clock_ahead_ms": 0,
@@ -425,7 +460,7 @@ class Node:
             }  # fmt: skip
         status = self.replica.status()
         own = {"says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
-        return {**status, **own, "connections": self.server.status()}
+        return {**status, **which, **own, "connections": self.server.status()}
 
 
 def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[Any]], Node] = Node) -> None:

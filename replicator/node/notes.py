@@ -61,6 +61,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "clock_confirmed": ("WARNING", "this machine's clock, {ahead_ms} ms ahead, is believed: a person has confirmed it"),
     "deadline": ("DEBUG", "transaction {txn} passed its deadline: {otherwise}"),
     "halted": ("ERROR", "halts: {reason}"),
+    "stranger": (
+        "WARNING",
+        "what answers at the address of {whom} is nobody there: {problem}. The name server's entry may be old; or two "
+        "databases have one name: then give one of them another; or the database was begun anew: then move this node's "
+        "data folder, which holds the former one, elsewhere, and start it again",
+    ),
     "peer_refused": ("WARNING", "refused what {peer} sent: {problem}"),
     "connection_refused": ("WARNING", "refused a connection from {peer}: {reason}, connections_max = {limit}"),
     "accept_paused": ("WARNING", "takes no connections for a moment: {reason}"),

@@ -16,7 +16,7 @@ from replicator.core.replica import Replica
 from replicator.errors import OutOfMemory, StorageError
 from replicator.node.gateway import Token
 from replicator.values import pack_wire
-from replicator.wire import FLAG_STALE, Outgoing
+from replicator.wire import DEATHS_MAX, FLAG_STALE, Outgoing, poison_answer
 
 #: Messages of one turn after which they are forwarded, so that the backups work while we go on.
 SUBMITTED_PER_PUMP = 32
@@ -90,6 +90,10 @@ class Stepper:
         if self.replica is None or self.is_ending:
             sink, index = token
             sink.put(index, Answer(Status.NOT_ACTIVE, pack_wire([0, "", []]), Facts(0, 0, 0, 0, 0)))
+            return
+        if outgoing.deaths >= DEATHS_MAX:  # no distributor of ours sends it (V22)
+            sink, index = token
+            sink.put(index, poison_answer(0))
             return
         self.tick()
         self._is_in_batch = token[1] > 0

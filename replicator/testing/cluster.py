@@ -160,7 +160,7 @@ class Cluster(Generic[S]):
     def start_arbiter(self) -> None:
         """Start the arbiter; its record outlives it."""
         process, platform = self._process("arbiter")
-        endpoints = {ARBITER_ID: arbiter_endpoints(self.register, is_silent=True)}
+        endpoints = {ARBITER_ID: arbiter_endpoints(self.register, self.config.database.name, is_silent=True)}
         self.arbiter_door = endpoints[ARBITER_ID]
         counted = {name: _counted(process, each) for name, each in self.arbiter_door.items()}
         server = platform.server(process.loop, {ARBITER_ID: counted})

@@ -45,7 +45,7 @@ def ask(door: Door, method: str, *arguments: object) -> Call:
 
 def test_v14_what_no_rule_makes_is_refused_counted_and_never_stored() -> None:
     """A mistaken or foreign process: one such record would halt every node for good."""
-    door = Door(MemoryRegister({PARTITION: LEVEL.to_bytes()}))
+    door = Door(MemoryRegister({PARTITION: LEVEL.to_bytes()}), "bank")
     wrong = [
         replace(ALONE, ack="async"),
         replace(ALONE, number=LEVEL.number + 10**6),
@@ -55,23 +55,23 @@ def test_v14_what_no_rule_makes_is_refused_counted_and_never_stored() -> None:
     ]
     for view in wrong:
         with pytest.raises(UsageError, match="is not stored"):
-            ask(door, "propose", PARTITION, LEVEL.number, view.to_bytes())
+            ask(door, "propose", PARTITION, "d1", LEVEL.number, view.to_bytes())
     for garbage in (b"", replace(ALONE, members=()).to_bytes(), replace(ALONE, number=2**63 - 1).to_bytes()):
         with pytest.raises(UsageError, match="not a view record"):
-            ask(door, "propose", PARTITION, LEVEL.number, garbage)
-    assert ask(door, "read", PARTITION).answer == LEVEL.to_bytes()
+            ask(door, "propose", PARTITION, "d1", LEVEL.number, garbage)
+    assert ask(door, "read", PARTITION, "d1").answer == LEVEL.to_bytes()
     status = ask(door, "status").answer
     assert status == {"view": LEVEL.number, "problem": "", "refused": 8, "last_refused": status["last_refused"]}
     assert "not a view record" in status["last_refused"]
-    assert ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes()).answer == ALONE.to_bytes()
+    assert ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes()).answer == ALONE.to_bytes()
 
 
 def test_v14_who_lost_a_race_is_told_the_record_and_not_refused() -> None:
     """Its base is no longer the stored one: V5 settles it, whatever it proposed."""
-    door = Door(MemoryRegister({PARTITION: ALONE.to_bytes()}))
-    assert ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes()).answer == ALONE.to_bytes()
+    door = Door(MemoryRegister({PARTITION: ALONE.to_bytes()}), "bank")
+    assert ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes()).answer == ALONE.to_bytes()
     late = replace(LEVEL, number=ALONE.number, active=B, in_sync=(B,))
-    assert ask(door, "propose", PARTITION, LEVEL.number, late.to_bytes()).answer == ALONE.to_bytes()
+    assert ask(door, "propose", PARTITION, "d1", LEVEL.number, late.to_bytes()).answer == ALONE.to_bytes()
     assert door.refused == 0
 
 
@@ -86,18 +86,18 @@ def test_an_arbiter_whose_disk_was_full_serves_again_when_there_is_room(
     path = tmp_path / "arbiter.record"
     with Register(path, create=True) as register:
         register.put_first(PARTITION, LEVEL.to_bytes(), again=False)
-        door = Door(register)
+        door = Door(register, "bank")
         with monkeypatch.context() as patch:
             patch.setattr(files, "_write", full)
             for _ in range(2):
-                call = ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes())
+                call = ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes())
                 assert call.answer is None
                 assert "the arbiter cannot answer" in call.refusal
                 assert "No space left on device" in call.refusal
             assert "No space left" in ask(door, "status").answer["problem"]
-            assert ask(door, "read", PARTITION).answer == LEVEL.to_bytes()
+            assert ask(door, "read", PARTITION, "d1").answer == LEVEL.to_bytes()
             assert "No space left" in ask(door, "status").answer["problem"]
-        assert ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes()).answer == ALONE.to_bytes()
+        assert ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes()).answer == ALONE.to_bytes()
         assert ask(door, "status").answer["problem"] == ""
 
 
@@ -105,9 +105,12 @@ def test_an_arbiter_whose_file_is_gone_refuses_and_says_so(tmp_path: Path) -> No
     path = tmp_path / "arbiter.record"
     with Register(path, create=True) as register:
         register.put_first(PARTITION, LEVEL.to_bytes(), again=False)
-        door = Door(register)
+        door = Door(register, "bank")
         path.unlink()
-        for call in (ask(door, "read", PARTITION), ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes())):
+        for call in (
+            ask(door, "read", PARTITION, "d1"),
+            ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes()),
+        ):
             assert call.answer is None
             assert "is gone" in call.refusal
             assert "replicator recover" in call.refusal
@@ -118,10 +121,13 @@ def test_an_arbiter_whose_file_is_gone_refuses_and_says_so(tmp_path: Path) -> No
 def test_a_register_that_was_set_back_is_not_believed() -> None:
     """What it answered once is the least that it may answer ever after."""
     register = MemoryRegister({PARTITION: LEVEL.to_bytes()})
-    door = Door(register)
-    ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes())
+    door = Door(register, "bank")
+    ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes())
     register._records[PARTITION] = LEVEL.to_bytes()
-    for call in (ask(door, "read", PARTITION), ask(door, "propose", PARTITION, LEVEL.number, ALONE.to_bytes())):
+    for call in (
+        ask(door, "read", PARTITION, "d1"),
+        ask(door, "propose", PARTITION, "d1", LEVEL.number, ALONE.to_bytes()),
+    ):
         assert call.answer is None
         assert "set back" in call.refusal
     assert register.read(PARTITION) == LEVEL.to_bytes()

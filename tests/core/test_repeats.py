@@ -13,6 +13,7 @@ from replicator import Context, Service, handler
 from replicator.core.effects import Submitted, TurnEnded
 from replicator.core.messages import Answer, Level, Status, encode_message, named_txn_id
 from replicator.core.transactions import ARGUMENTS_PERMUTED_MAX, checksums
+from replicator.meeting import Identity
 from replicator.node.gateway import Gateway
 from replicator.values import unpack
 from replicator.wire import Outgoing
@@ -145,7 +146,12 @@ def test_checksums_hold_that_of_every_order(arguments: dict[str, object], chance
 def test_invoke_packs_arguments_by_name() -> None:
     """A stock proxy of a language with unordered maps sends the same bytes each time, however many arguments there are."""
     sent: list[Outgoing] = []
-    gateway = Gateway(lambda token, outgoing: sent.append(outgoing), invoke_ms=1_000, frame_bytes_max=1 << 24)
+    gateway = Gateway(
+        lambda token, outgoing: sent.append(outgoing),
+        lambda: Identity("bank", "d1", ""),
+        invoke_ms=1_000,
+        frame_bytes_max=1 << 24,
+    )
     arguments = {f"a{number}": number for number in range(12)}
     for order in (arguments, dict(reversed(arguments.items()))):
         gateway.on_invoke(None, "order-1", 1, "h", order)  # type: ignore[arg-type]

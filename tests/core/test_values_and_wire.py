@@ -161,7 +161,7 @@ def test_garbage_is_refused_by_every_decoder(data: bytes) -> None:
     """Only UsageError and CorruptRecord may come out."""
     for decode in (
         lambda blob: decode_frame("d1", blob),
-        decode_submit,
+        lambda blob: decode_submit("d1", blob),
         decode_answers,
         Entry.from_packed,
         split_message,
@@ -175,9 +175,13 @@ def test_garbage_is_refused_by_every_decoder(data: bytes) -> None:
         View.from_bytes(data)
 
 
-@given(st.lists(st.builds(Outgoing, blobs, small, st.integers(0, 4), st.integers(0, 1))))
+@given(st.lists(st.builds(Outgoing, blobs, small, st.integers(0, 4), st.integers(0, 1), small)))
 def test_submitted_messages_come_back_in_order(messages: list[Outgoing]) -> None:
-    assert decode_submit(encode_submit(messages)) == messages
+    blob = encode_submit("d1", messages)
+    assert decode_submit("d1", blob) == messages
+    for other in ("d2", ""):
+        with pytest.raises(UsageError, match="database 'd1'"):
+            decode_submit(other, blob)
 
 
 @given(st.lists(st.builds(Answer, st.integers(0, 7), blobs, st.builds(Facts, small, small, small, small, small))))

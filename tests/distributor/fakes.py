@@ -17,6 +17,7 @@ from replicator.values import pack, pack_wire
 from replicator.wire import decode_submit, encode_answers
 
 WAIT_S = 10.0
+DATABASE_ID = "0123456789abcdef0123456789abcdef"
 
 
 class Ledger(Tables):
@@ -47,6 +48,7 @@ class FakeNode:
 
     def __init__(self, mode: str = "active", *, view: int = 1, active: str = "", port: int = 0) -> None:
         self.mode = mode
+        self.database, self.database_id, self.life = "bank", DATABASE_ID, f"{id(self)}"
         self.view = view
         self.active = active
         self.batches: list[int] = []  # messages of each call
@@ -66,7 +68,9 @@ class FakeNode:
         return self.server.address
 
     def __enter__(self) -> Self:
-        endpoints: Mapping[str, Mapping[str, Callable[..., None]]] = {"replicator.client": {"submit": self._on_submit}}
+        endpoints: Mapping[str, Mapping[str, Callable[..., None]]] = {
+            "replicator.client": {"submit": self._on_submit, "who": self._on_who}
+        }
         self.server = Server(
             self.loop,
             endpoints,
@@ -99,8 +103,11 @@ class FakeNode:
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.messages) >= count, WAIT_S), self.messages
 
+    def _on_who(self, request: Request) -> None:
+        request.reply((self.database, self.database_id, self.life))
+
     def _on_submit(self, request: Request, blob: object) -> None:
-        outgoing = decode_submit(blob)
+        outgoing = decode_submit(self.database_id, blob)
         mode = self.mode
         answers = [self._answer(each.message, mode) for each in outgoing]
         with self.arrived:

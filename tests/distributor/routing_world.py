@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distributor.effects import Call, Complete, Connect, Effect, Note
 from distributor.routing import NO_FACTS, Routing
-from distributor.states import RoutingRules
+from distributor.states import LinkState, RoutingRules
 from replicator.core.messages import Answer, Facts, Status
 from replicator.values import pack_wire
+from replicator.wire import FLAG_STALE
 
 DEADLINE_MS = 10_000
 
@@ -14,7 +17,7 @@ DEADLINE_MS = 10_000
 class World:
     """A routing with a hand-turned clock; keeps every effect and every completion."""
 
-    def __init__(self, *nodes: str, **rules: int) -> None:
+    def __init__(self, *nodes: str, **rules: Any) -> None:
         self.routing = Routing(nodes or ("a", "b", "c"), RoutingRules(**{"silence_ms": 1_000, **rules}), seed=7)
         self.now_ms = 0
         self.answers: dict[str, Answer] = {}
@@ -40,7 +43,7 @@ class World:
                 self.to_connect.append(effect.node)
             elif isinstance(effect, Note):
                 self.notes.append(effect)
-        self.routing._check()
+        check(self.routing)
         return effects
 
     def call_out(self) -> Call | None:
@@ -59,7 +62,7 @@ class World:
                 return call
             self.flush(after_ms)
             while self.to_connect:
-                self.routing.on_link_up(self.to_connect.pop())
+                self.routing.on_link_up(self.to_connect.pop(), "1")
         raise AssertionError("no call was made")
 
     def answer(self, call: Call, *answers: Answer) -> None:
@@ -86,3 +89,19 @@ UNKNOWN = Answer(Status.UNKNOWN, b"", NO_FACTS)
 
 def sent(call: Call) -> list[str]:
     return [outgoing.message.decode() for outgoing in call.messages]
+
+
+def check(routing: Routing) -> None:
+    """Assert that every request held is in exactly one place, and what else is redundant."""
+    live = [request.number for request in routing.held() if not request.is_done]
+    assert len(live) == len(set(live)), "a request is in two places"
+    assert len(live) == routing.count, f"{routing.count} counted, {len(live)} held"
+    assert routing.count <= routing._rules.requests_max
+    batches = [node.outstanding for node in routing._nodes.values() if node.outstanding]
+    ordered = [batch for batch in batches if not batch[0].flags & FLAG_STALE]
+    assert len(ordered) <= 1, "ordered requests are outstanding at two nodes"
+    for waiting in (routing._ordered, routing._stale):
+        numbers = [request.number for request in waiting]
+        assert numbers == sorted(numbers), "the order of submission is lost"
+    for node in routing._nodes.values():
+        assert node.outstanding is None or node.link is LinkState.UP, "a batch is outstanding on no link"

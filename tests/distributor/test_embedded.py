@@ -24,6 +24,7 @@ from distributor.states import RoutingRules
 from replicator.caller import Caller
 from replicator.client import connect, submit, with_options
 from replicator.errors import OutcomeUnknown, Unavailable
+from replicator.meeting import Pin
 from replicator.service import invoker_of
 from replicator.wire import Answer, Status
 from tests.distributor.fakes import WAIT_S, Bank
@@ -216,7 +217,7 @@ def test_a_caller_interrupted_anywhere_leaves_the_others_served(world: World) ->
 def test_what_an_interrupt_tore_is_ended_once(torn: str) -> None:
     """The states that an interrupt within routing, or within handing out, can leave behind for a future."""
     nobody = Finder("a", fixed=("127.0.0.1", 1))
-    lane = Lane({"a": nobody}, RoutingRules(silence_ms=1_000), LinkRules(100, 1 << 20))
+    lane = Lane({"a": nobody}, RoutingRules(silence_ms=1_000), LinkRules(100, 1 << 20), Pin(""))
     told: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     lane.start(bytes(40), told.put, timeout_ms=60_000, ack=0, flags=0)
     with lane._lock:

@@ -69,7 +69,7 @@ def test_not_active_leads_to_the_named_active_at_once() -> None:
     second = world.connected()
     assert second.node == "c"
     assert second.messages[0].message == call.messages[0].message
-    assert (world.routing.view, world.routing.active) == (3, "c")
+    assert (world.routing.known.number, world.routing.known.active) == (3, "c")
 
 
 def test_the_known_view_changes_only_to_a_higher_number_and_an_equal_one_fills_in_the_active() -> None:
@@ -85,7 +85,7 @@ def test_the_known_view_changes_only_to_a_higher_number_and_an_equal_one_fills_i
     ):
         world.answer(world.connected(after_ms=REST_MS_MAX), answer)
         world.flush()
-        assert (world.routing.view, world.routing.active) == (view, active)
+        assert (world.routing.known.number, world.routing.known.active) == (view, active)
 
 
 def test_a_lost_link_sends_the_same_bytes_elsewhere_at_once_in_the_old_order() -> None:
@@ -98,7 +98,7 @@ def test_a_lost_link_sends_the_same_bytes_elsewhere_at_once_in_the_old_order() -
     lost = world.calls[-1]
     assert (lost.node, sent(lost)) == ("a", ["m1", "m2"])
     world.submit("m3")
-    world.routing.on_link_lost("a", world.now_ms)
+    world.routing.on_link_lost("a", world.now_ms, is_gone=False)
     probe = world.connected()
     assert probe.node == "b"
     assert sent(probe) == ["m1"]
@@ -113,7 +113,7 @@ def test_in_sync_nodes_are_tried_before_others() -> None:
     world.answer(world.connected(), not_active(2, "d", "c", "d"))
     call = world.connected()
     assert call.node == "d"
-    world.routing.on_link_lost("d", world.now_ms)
+    world.routing.on_link_lost("d", world.now_ms, is_gone=False)
     assert world.connected().node == "c"
 
 
@@ -126,7 +126,7 @@ def test_a_refused_connection_leads_to_the_next_node_and_back_with_a_growing_res
         if world.to_connect:
             node = world.to_connect.pop()
             tried.append((world.now_ms, node))
-            world.routing.on_link_lost(node, world.now_ms)
+            world.routing.on_link_lost(node, world.now_ms, is_gone=False)
             continue
         wake_ms = world.routing.next_wake_ms(world.now_ms)
         assert wake_ms is not None
@@ -171,7 +171,7 @@ def test_a_late_answer_to_a_call_that_was_taken_back_is_ignored() -> None:
     world = World("a", "b")
     world.submit("m1")
     old = world.connected()
-    world.routing.on_link_lost(old.node, world.now_ms)
+    world.routing.on_link_lost(old.node, world.now_ms, is_gone=False)
     new = world.connected()
     world.answer(old, done())
     world.answer(new, done())
@@ -185,7 +185,7 @@ def test_after_a_lost_call_batches_begin_again_with_one_message() -> None:
     world = World("a")
     world.submit(*[f"m{number}" for number in range(30)])
     assert len(world.connected().messages) == 30
-    world.routing.on_link_lost("a", world.now_ms)
+    world.routing.on_link_lost("a", world.now_ms, is_gone=False)
     sizes = []
     while len(world.answers) < 30:
         call = world.connected(after_ms=REST_MS_MAX)
@@ -249,7 +249,7 @@ def test_at_the_deadline_unknown_is_said_only_if_some_send_may_have_been_accepte
         elif story == "given up":
             world.routing.on_given_up("a")
         elif story != "outstanding":
-            world.routing.on_link_lost("a", world.now_ms)
+            world.routing.on_link_lost("a", world.now_ms, is_gone=False)
         if story == "lost, then refused":
             world.answer(world.connected(after_ms=REST_MS_MAX), not_active(1))
     world.flush(500)
@@ -286,13 +286,13 @@ def test_a_stale_read_goes_beside_what_waits_for_the_active_and_proves_nothing()
     world.flush()
     assert sent(world.calls[-1]) == ["m1"]
     assert world.to_connect == ["b"]
-    world.routing.on_link_up("b")
+    world.routing.on_link_up("b", "1")
     world.flush()
     read = world.calls[-1]
     assert (read.node, sent(read)) == ("b", ["r1"])
     world.answer(read, done(view=9))
     world.flush()
-    assert (world.routing.view, world.routing.active) == (1, "a")
+    assert (world.routing.known.number, world.routing.known.active) == (1, "a")
     assert world.statuses()["r1"] is Status.DONE
 
 

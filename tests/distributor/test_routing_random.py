@@ -52,7 +52,7 @@ class Oracle(World):
         if is_given_up:
             self.routing.on_given_up(node)
         else:
-            self.routing.on_link_lost(node, self.now_ms)
+            self.routing.on_link_lost(node, self.now_ms, is_gone=False)
 
     def respond(self, node: str, draw: st.DataObject) -> None:
         call = self.out.pop(node)
@@ -87,7 +87,7 @@ def test_no_request_is_lost_or_completed_twice_whatever_happens(data: st.DataObj
             world.respond(data.draw(st.sampled_from(nodes)), data)
         elif kind == 3 and world.connecting:
             node = world.connecting.pop(data.draw(st.integers(0, len(world.connecting) - 1)))
-            world.routing.on_link_up(node)
+            world.routing.on_link_up(node, "1")
         elif kind == 4:
             world.lose(data.draw(st.sampled_from(["a", "b", "c"])), is_given_up=data.draw(st.booleans()))
         world.step(data.draw(st.sampled_from([0, 0, 1, 40, 1_000])))
@@ -109,7 +109,7 @@ def test_the_order_of_submission_holds_across_losses(moves: list[str]) -> None:
             world.submit(f"{number:03}")
         for node in list(world.connecting):
             world.connecting.remove(node)
-            world.routing.on_link_up(node)
+            world.routing.on_link_up(node, "1")
         for node in sorted(world.out):
             if move == "lose":
                 world.lose(node, is_given_up=False)

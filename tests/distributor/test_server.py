@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,15 +17,16 @@ from typing import IO, Any
 import Pyro5.api
 import pytest
 
+from distributor.cli import main
 from distributor.server import DistributorProcess
 from replicator.arbiter.embedded import Register, init_database
-from replicator.client import connect, submit
+from replicator.client import connect, submit, with_options
 from replicator.config import load
 from replicator.core.views import View
-from replicator.errors import LinkLost, MessageTooLarge, StorageError
+from replicator.errors import LinkLost, MessageTooLarge, OutcomeUnknown, StorageError
 from replicator.transport import BlockingLink
 from replicator.wire import Outgoing, decode_answers, encode_message, encode_submit
-from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
+from tests.distributor.fakes import DATABASE_ID, WAIT_S, Bank, FakeNode, write_config
 
 
 class Running:
@@ -38,6 +40,13 @@ class Running:
 
     def link(self, object_id: str) -> BlockingLink:
         return BlockingLink(self.process.server.address, object_id, connect_s=WAIT_S, message_bytes_max=1 << 24)
+
+    def met(self) -> BlockingLink:
+        """A link to the object for clients, once this process knows of which database it is."""
+        link = self.link("replicator.client")
+        while not link.call("who", (), timeout_s=WAIT_S)[1]:
+            time.sleep(0.005)
+        return link
 
     def status(self) -> dict[str, Any]:
         link = self.link("replicator.operator")
@@ -122,20 +131,54 @@ def test_a_node_without_an_answer_is_left(stack: ExitStack, start: Start, mode: 
 
 def test_a_message_that_was_surely_refused_is_unavailable_at_its_deadline(stack: ExitStack, start: Start) -> None:
     running = start(stack.enter_context(FakeNode("backup")))
-    link = running.link("replicator.client")
+    link = running.met()
     message = encode_message(b"\1" * 16, 1, "deposit", {"owner": "alice", "cents": 1})
-    blob = encode_submit([Outgoing(message, 100, 0, 0)])
+    blob = encode_submit(DATABASE_ID, [Outgoing(message, 100, 0, 0)])
     assert decode_answers(link.call("submit", (blob,), timeout_s=WAIT_S))[0].status == 7
     link.close()
 
 
 def test_a_silent_node_makes_the_outcome_unknown(stack: ExitStack, start: Start) -> None:
     running = start(stack.enter_context(FakeNode("silent")))
-    link = running.link("replicator.client")
+    link = running.met()
     message = encode_message(b"\1" * 16, 1, "deposit", {"owner": "alice", "cents": 1})
-    blob = encode_submit([Outgoing(message, 100, 0, 0)])
+    blob = encode_submit(DATABASE_ID, [Outgoing(message, 100, 0, 0)])
     assert decode_answers(link.call("submit", (blob,), timeout_s=WAIT_S))[0].status == 6
     link.close()
+
+
+def test_v22_it_refuses_what_two_nodes_died_of_until_a_person_releases_it(
+    stack: ExitStack, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third node never sees it, though the caller repeats it; released by `distributor release`, it is done there."""
+    nodes = [stack.enter_context(FakeNode("silent", view=view)) for view in (1, 2)]
+    third = stack.enter_context(FakeNode("backup", view=3))
+    port = free_port()
+    running = start(*nodes, third, more=f"[distributor]\nport = {port}")
+    bank = stack.enter_context(connect(Bank, running.uri))
+    txn_id = "00" * 6 + "77" * 10
+    order = with_options(bank, txn_id=txn_id)
+    future = submit(order.deposit, "alice", cents=2)
+    for node in nodes:
+        node.wait_for(1)
+        node.stop()
+    with pytest.raises(OutcomeUnknown, match="two nodes died"):
+        future.result(WAIT_S)
+    third.mode = "active"
+    assert bank.deposit("bob", cents=3) == 3
+    with pytest.raises(OutcomeUnknown, match="two nodes died"):
+        order.deposit("alice", cents=2)
+    assert running.status()["refused"] == (f"{txn_id} message 1 to deposit",)
+    assert (bytes.fromhex(txn_id), 1) not in third.executed
+    for count in (1, 0):
+        assert main(["release", str(tmp_path / "bank.toml"), txn_id]) == (0 if count else 1)
+    assert "released 1" in capsys.readouterr().out
+    assert with_options(bank, txn_id=txn_id).deposit("alice", cents=2) == 2
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def test_a_stock_proxy_can_invoke(stack: ExitStack, start: Start) -> None:
@@ -148,11 +191,11 @@ def test_a_stock_proxy_can_invoke(stack: ExitStack, start: Start) -> None:
 
 def test_garbage_is_refused_to_its_sender_and_the_connection_stays(stack: ExitStack, start: Start) -> None:
     running = start(stack.enter_context(FakeNode()))
-    link = running.link("replicator.client")
-    for blob in (b"", b"\xc1", b"\x92\x02\x90", "text", encode_submit([])[:-1]):
+    link = running.met()
+    for blob in (b"", b"\xc1", b"\x92\x02\x90", "text", encode_submit(DATABASE_ID, [])[:-1]):
         with pytest.raises(LinkLost, match="refused"):
             link.call("submit", (blob,), timeout_s=WAIT_S)
-    assert decode_answers(link.call("submit", (encode_submit([]),), timeout_s=WAIT_S)) == []
+    assert decode_answers(link.call("submit", (encode_submit(DATABASE_ID, []),), timeout_s=WAIT_S)) == []
     link.close()
 
 
@@ -167,10 +210,10 @@ def test_a_message_above_the_limit_is_refused_here(stack: ExitStack, start: Star
 def test_at_its_end_held_messages_are_answered(stack: ExitStack, tmp_path: Path) -> None:
     node = stack.enter_context(FakeNode("silent"))
     running = Running(write_config(tmp_path, {"a": node.address}))
-    link = running.link("replicator.client")
+    link = running.met()
     message = encode_message(b"\1" * 16, 1, "deposit", {"owner": "alice", "cents": 1})
     with ThreadPoolExecutor(1) as pool:
-        blob = encode_submit([Outgoing(message, 60_000, 0, 0)])
+        blob = encode_submit(DATABASE_ID, [Outgoing(message, 60_000, 0, 0)])
         answer = pool.submit(link.call, "submit", (blob,), timeout_s=WAIT_S)
         node.wait_for(1)
         running.close()
@@ -182,12 +225,13 @@ def test_it_hosts_the_arbiter_and_lets_it_be_where_another_does(stack: ExitStack
     node = stack.enter_context(FakeNode())
     running = start(node, with_arbiter=True)
     link = running.link("replicator.arbiter")
-    view = View.from_bytes(link.call("read", ("0",), timeout_s=WAIT_S))
+    database_id = link.call("who", (), timeout_s=WAIT_S)[1]
+    view = View.from_bytes(link.call("read", ("0", database_id), timeout_s=WAIT_S))
     assert view.number == 0
     with pytest.raises(LinkLost, match="no partition"):
-        link.call("read", ("7",), timeout_s=WAIT_S)
+        link.call("read", ("7", database_id), timeout_s=WAIT_S)
     with pytest.raises(LinkLost, match="not a view record"):
-        link.call("propose", ("0", 0, b"garbage"), timeout_s=WAIT_S)
+        link.call("propose", ("0", database_id, 0, b"garbage"), timeout_s=WAIT_S)
     link.close()
     second = Running(tmp_path / "bank.toml", with_arbiter=True)
     stack.callback(second.close)

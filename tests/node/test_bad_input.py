@@ -115,7 +115,7 @@ def test_a_caller_that_checks_nothing_is_told_by_the_node(nodes: Deployment, cli
         (bytes(16) + b"\0\0\0\0" + b"\x92\xa5start\x80", "counts from 1"),
     ]
     with link(nodes, nodes.active(), "replicator.client") as made:
-        blob = encode_submit([Outgoing(data, 5_000, 0, 0) for data, _ in cases])
+        blob = encode_submit(database_of(nodes), [Outgoing(data, 5_000, 0, 0) for data, _ in cases])
         answers = decode_answers(made.call("submit", (blob,), timeout_s=5))
         for (_, expected), answer in zip(cases, answers, strict=True):
             assert answer.status == Status.REFUSED
@@ -190,6 +190,21 @@ def test_garbage_and_half_frames_on_a_socket_disturb_nobody(nodes: Deployment, c
     finally:
         for sock in socks:
             sock.close()
+
+
+def test_v20_every_call_names_the_database_it_means(nodes: Deployment) -> None:
+    """Clients and stock proxies: what means another database is refused before it is looked at."""
+    with link(nodes, nodes.active(), "replicator.client") as made:
+        for meant in ("another", ""):
+            blob = encode_submit(meant, [Outgoing(b"not looked at", 5_000, 0, 0)])
+            with pytest.raises(LinkLost, match="came to a process of database"):
+                made.call("submit", (blob,), timeout_s=5)
+        name, database_id, _ = made.call("who", (), timeout_s=5)
+        for number, named in enumerate(((), (name,), (database_id,))):
+            answer = made.call("invoke", (f"order {number}", 1, "start", {"account": "x"}, *named), timeout_s=5)
+            assert answer["status"] == "DONE"
+        with pytest.raises(LinkLost, match="for database 'another'"):
+            made.call("invoke", ("order 3", 1, "start", {"account": "x"}, "another"), timeout_s=5)
 
 
 def test_a_forward_of_an_old_view_is_refused_with_the_newer_record(nodes: Deployment, client: Payments) -> None:

@@ -12,6 +12,7 @@ from replicator.core.frames import Fetch, Tail
 from replicator.core.messages import Answer, Facts, Status
 from replicator.core.recovery import _packed
 from replicator.errors import HandlerFailed
+from replicator.meeting import Identity
 from replicator.node.gateway import Gateway, Token
 from replicator.testing.deployment import Deployment
 from replicator.wire import Outgoing, decode_answers, encode_frame, encode_submit
@@ -21,7 +22,7 @@ from tests.node.large import Large
 
 FRAME = 400_000
 LIMITS = {
-    "frame_bytes_max": FRAME, "message_bytes_max": 100_000, "reply_bytes_max": 100_000, "row_bytes_max": 200_000,
+    "frame_bytes_max": FRAME, "connection_bytes_max": FRAME, "message_bytes_max": 100_000, "reply_bytes_max": 100_000, "row_bytes_max": 200_000,
     "batch_bytes_max": 10_000, "tsd_bytes_max": 10_000, "join_entries_max": 1, "log_entries_max": 4,
 }  # fmt: skip
 
@@ -44,8 +45,13 @@ class Asked:
 def test_many_large_replies_in_one_call_come_in_several(size: int, told: int) -> None:
     """As many as fit into a frame, one at least; of the others it is said that they are not known, so they are repeated."""
     asked, tokens = Asked(), list[Token]()
-    gateway = Gateway(lambda token, outgoing: tokens.append(token), invoke_ms=1, frame_bytes_max=FRAME)
-    gateway.on_submit(asked, encode_submit([Outgoing(b"m", 1, 0, 0)] * 40))
+    gateway = Gateway(
+        lambda token, outgoing: tokens.append(token),
+        lambda: Identity("bank", "d1", ""),
+        invoke_ms=1,
+        frame_bytes_max=FRAME,
+    )
+    gateway.on_submit(asked, encode_submit("d1", [Outgoing(b"m", 1, 0, 0)] * 40))
     for sink, index in tokens:
         sink.put(index, Answer(Status.DONE, bytes(size), Facts(1, index, 0, 1, 0)))
     answers = decode_answers(asked.blob)

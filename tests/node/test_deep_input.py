@@ -94,7 +94,7 @@ def submit_to(nodes: Deployment, message: bytes) -> Any:
     assert address is not None
     link = BlockingLink(address, "replicator.client", connect_s=2.0, message_bytes_max=1 << 20)
     try:
-        blob = encode_submit([Outgoing(message, 5_000, 0, 0)])
+        blob = encode_submit(link.call("who", (), timeout_s=5.0)[1], [Outgoing(message, 5_000, 0, 0)])
         return decode_answers(link.call("submit", (blob,), timeout_s=5.0))[0]
     finally:
         link.close()

@@ -46,19 +46,21 @@ def nodes(tmp_path: Path) -> Iterator[Deployment]:
         yield deployment
 
 
-def a_call() -> bytes:
+def a_call(database_id: str) -> bytes:
     """Pack a call of `submit` with one message, a new transaction."""
     txn_id = new_txn_id(time.time_ns() // 1_000_000, os.urandom(10))
     message = encode_message(txn_id, 1, "start", {"account": "flood"})
-    call: tuple[object, ...] = ("replicator.client", "submit", (encode_submit([Outgoing(message, 10_000, 0, 0)]),), {})
+    blob = encode_submit(database_id, [Outgoing(message, 10_000, 0, 0)])
+    call: tuple[object, ...] = ("replicator.client", "submit", (blob,), {})
     return frame(MSG_INVOKE, 0, 1, msgpack.packb(call))
 
 
 class Flood:
     """Connections to one address that a context manager closes."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, database_id: str) -> None:
         self._address = address
+        self._database_id = database_id
         self._stack = contextlib.ExitStack()
         self._threads: list[threading.Thread] = []
 
@@ -89,7 +91,7 @@ class Flood:
             sock = self.connect()
             self._stack.callback(_shut_down, sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            data = b"".join(a_call() for _ in range(calls))
+            data = b"".join(a_call(self._database_id) for _ in range(calls))
             self._threads.append(threading.Thread(target=send, args=(sock, data), daemon=True))
             self._threads[-1].start()
 
@@ -105,11 +107,12 @@ def test_a_flood_costs_others_neither_service_nor_view_nor_status(nodes: Deploym
     config = load(nodes.config_path)
     active = nodes.active()
     assert active is not None
-    view = ask(config, active)["view"]
+    before = ask(config, active)
+    view = before["view"]
     address = node_address(config, active)
     assert address is not None
     half = frame(MSG_INVOKE, 0, 1, bytes((1 << 20) - 1000))[: 900 * 1024]
-    with connect(Payments, nodes.config_path) as made, Flood(address) as flood:
+    with connect(Payments, nodes.config_path) as made, Flood(address, before["database_id"]) as flood:
         reply(made.start, account="before")
         for _ in range(150):
             flood.connect(greets=False)

@@ -13,6 +13,7 @@ from distributor.states import RoutingRules
 from replicator.config import Config
 from replicator.core.messages import Answer, split_message
 from replicator.errors import UsageError
+from replicator.meeting import MetLink, Pin
 from replicator.node.gateway import Token
 from replicator.node.links import AddressBook
 from replicator.service import Service
@@ -65,11 +66,11 @@ class SimLane:
         self._targets = targets
         self._routing = routing
         self._driver = CountedDriver(
-            process.loop, routing, targets, self._link, complete=self._complete, note=lambda event, facts: None
+            process.loop, routing, targets, self._link, way.pin, complete=self._complete, note=lambda event, facts: None
         )
         self._driver.process = process
 
-    def _link(self, name: str, on_up: Callable[[], None], on_down: Callable[[bool], None]) -> LinkLike:
+    def _link(self, name: str, on_up: Callable[[str], None], on_down: Callable[[bool], None]) -> LinkLike:
         way = self._way
         book = AddressBook(
             way.platform.names(way.process.loop, "", 0, refresh_ms=10**9, connect_ms=0), self._targets[name], None
@@ -79,14 +80,17 @@ class SimLane:
             book.forget()
             on_down(refused)
 
-        return way.platform.link(
+        return MetLink(
+            way.platform,
             way.process.loop,
             CLIENT_ID,
-            book.resolve,
+            book,
+            way.pin,
             message_bytes_max=way.config.limits.frame_bytes_max,
             connect_ms=way.config.timing.connect_ms,
             on_up=on_up,
             on_down=down,
+            on_stranger=lambda problem: None,
         )
 
     def _complete(self, token: tuple[Call, Callable[[Answer], None]], answer: Answer) -> None:
@@ -134,6 +138,7 @@ class SimWay:
         only: str = "",
     ) -> None:
         self.config = config
+        self.pin = Pin(config.database.name)
         self.process = process
         self.platform = platform
         self.recorder = recorder
@@ -147,7 +152,13 @@ class SimWay:
             targets = {name: f"{prefix}.node.{name}" for name in ([only] if only else config.nodes)}
             silence_ms = config.timing.suspect_ms
         limits = config.limits
-        rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max)
+        rules = RoutingRules(
+            silence_ms,
+            limits.batch_entries_max,
+            limits.batch_bytes_max,
+            are_nodes=not distributor,
+            poison_ms=config.timing.poison_ms,
+        )
         self._ordered = SimLane(self, targets, rules)
         self._stale = SimLane(self, targets, rules) if len(targets) > 1 else self._ordered
 

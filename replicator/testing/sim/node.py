@@ -235,6 +235,7 @@ class SimNode(Node):
     def _make_gateway(self) -> Gateway:
         return Gateway(
             self._on_submit,
+            self.who,
             invoke_ms=self.config.timing.call_timeout_ms,
             frame_bytes_max=self.config.limits.frame_bytes_max,
         )

@@ -40,7 +40,7 @@ class Served:
         self._loop = Loop()
         self._server = Server(
             self._loop,
-            {OBJECT_ID: arbiter_endpoints(self._register)},
+            {OBJECT_ID: arbiter_endpoints(self._register, "db")},
             host="127.0.0.1",
             port=0,
             limits=LimitsConfig(connections_max=50),
@@ -62,10 +62,10 @@ class Served:
         return answer
 
     def read(self, partition: str) -> bytes:
-        return self._call("read", partition)
+        return self._call("read", partition, FIRST.database_id)
 
     def propose(self, partition: str, base: int, record: bytes) -> bytes:
-        return self._call("propose", partition, base, record)
+        return self._call("propose", partition, FIRST.database_id, base, record)
 
     def close(self) -> None:
         self._loop.stop()

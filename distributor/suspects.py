@@ -1,0 +1,110 @@
+"""Own the suspicion that a message kills the node that runs it, and what is done about it (rule V22). Pure, as routing is.
+
+A link that breaks says little: a cut, a reset and a failover break it, too. What was outstanding there is *lost*, and a
+suspect until the fate of that node is known: nobody listens there any more, or another life of it answers: it *died*, and
+each suspect has one death more; or the same life answers: none has. Suspects travel alone, so that a second death names the
+culprit: a message that was outstanding at `DEATHS_MAX` nodes when they died is sent to no other. It is answered UNKNOWN, and
+refused for `poison_ms`, or until a person releases it. The count travels with the message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from distributor.states import LinkState, NodeState, Request
+from replicator.core.messages import split_message
+from replicator.errors import UsageError
+from replicator.wire import DEATHS_MAX
+
+#: Refused messages that are remembered; beyond, the oldest is forgotten.
+REFUSED_MAX = 1_000
+
+
+class Suspects:
+    """What is known of messages that may kill; *poison_ms*: for how long one is refused."""
+
+    def __init__(self, poison_ms: int) -> None:
+        self.poison_ms = poison_ms
+        self.to_judge: list[Request] = []  # have come with a count, or may be among the refused
+        self._refused: dict[bytes, tuple[int, str]] = {}  # {digest of the message: (until_ms, its name)}, oldest first
+
+    # -- losses and fates --------------------------------------------------------------------------------------------
+
+    def lose(self, node: NodeState, requests: Iterable[Request], *, is_broken: bool) -> None:
+        """*requests* were outstanding when the link was lost; *is_broken*: by the other end, so that it can be asked now."""
+        for request in requests:
+            if not request.is_done:
+                request.doubts += 1
+                node.lost.append(request)
+        node.is_fate_asked = not is_broken
+
+    def learn_fate(self, node: NodeState, *, has_died: bool) -> None:
+        """The process that had the messages lost at *node* is dead, or has been found alive."""
+        lost, node.lost = node.lost, []
+        for request in lost:
+            request.doubts -= 1
+            if has_died:
+                request.deaths += 1
+                if request.deaths >= DEATHS_MAX:
+                    self.to_judge.append(request)
+
+    def must_wait(self, request: Request, nodes: Iterable[NodeState]) -> bool:
+        """Whether *request* may have killed enough, and a node is being asked about it right now."""
+        return request.deaths + request.doubts >= DEATHS_MAX and any(
+            node.link is LinkState.CONNECTING and request in node.lost for node in nodes
+        )
+
+    # -- the refused -------------------------------------------------------------------------------------------------
+
+    def submitted(self, request: Request) -> None:
+        """A request has come: it may be one that is refused, here or by whoever sent it."""
+        if self._refused or request.deaths:
+            self.to_judge.append(request)
+
+    def judge(self, now_ms: int) -> list[tuple[Request, str]]:
+        """Return the requests that are to be answered now, each with its name if that is news, else ""."""
+        judged, self.to_judge = self.to_judge, []
+        found: list[tuple[Request, str]] = []
+        for request in judged:
+            if request.is_done:
+                continue
+            if request.is_out:
+                self.to_judge.append(request)  # it cannot be called back
+                continue
+            key = _digest(request.message)
+            is_known = key in self._refused and self._refused[key][0] > now_ms
+            if is_known or request.deaths >= DEATHS_MAX:
+                name = name_of(request.message)
+                if not is_known:
+                    self._refused.pop(key, None)
+                    self._refused[key] = (now_ms + self.poison_ms, name)
+                    if len(self._refused) > REFUSED_MAX:
+                        del self._refused[next(iter(self._refused))]
+                found.append((request, "" if is_known else name))
+        return found
+
+    def release(self, txn_id: str) -> int:
+        """Refuse the messages of this transaction (its id in hexadecimal digits) no longer; return how many there were."""
+        released = [key for key, (_, name) in self._refused.items() if name.startswith(f"{txn_id} ")]
+        for key in released:
+            del self._refused[key]
+        return len(released)
+
+    @property
+    def refused(self) -> list[str]:
+        """The names of the messages that were refused last."""
+        return [name for _, name in self._refused.values()]
+
+
+def _digest(message: bytes) -> bytes:
+    return hashlib.blake2b(message, digest_size=16).digest()
+
+
+def name_of(message: bytes) -> str:
+    """Name a packed message: its transaction's id, its number, its handler."""
+    try:
+        txn_id, msg_no, handler, _ = split_message(message)
+    except UsageError:
+        return f"{message[:16].hex()} (not a message)"
+    return f"{txn_id.hex()} message {msg_no} to {handler}"
