@@ -22,7 +22,8 @@ from tests.node.large import Large
 
 FRAME = 400_000
 LIMITS = {
-    "frame_bytes_max": FRAME, "connection_bytes_max": FRAME, "message_bytes_max": 100_000, "reply_bytes_max": 100_000, "row_bytes_max": 200_000,
+    "frame_bytes_max": FRAME, "connection_bytes_max": FRAME,
+    "message_bytes_max": 100_000, "reply_bytes_max": 100_000, "row_bytes_max": 200_000,
     "batch_bytes_max": 10_000, "tsd_bytes_max": 10_000, "join_entries_max": 1, "log_entries_max": 4,
 }  # fmt: skip
 

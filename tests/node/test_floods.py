@@ -28,6 +28,8 @@ pytestmark = pytest.mark.timeout(60)
 
 LIMITS: dict[str, Any] = {
     "message_bytes_max": 10_000,
+    "reply_bytes_max": 100_000,
+    "row_bytes_max": 100_000,
     "frame_bytes_max": 1 << 20,
     "buffers_bytes_max": 16 << 20,
     "connection_bytes_max": 1 << 18,
