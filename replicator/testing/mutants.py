@@ -242,8 +242,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "P2",
         "a repeat is answered from the table at once",
         ACTIVE,
-        "        self._wait(token, level, transaction.seq, transaction.status, transaction.body)",
-        "        self._answer(token, transaction.status, transaction.body, transaction.seq, level)",
+        "        self._wait(submitted.token, level, transaction.seq, transaction.status, transaction.body)",
+        "        self._answer(submitted.token, transaction.status, transaction.body, transaction.seq, level)",
     ),
     one(
         "P2",
