@@ -34,10 +34,15 @@ the error again from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class ReplicatorError(Exception):
-    """Root of every error that this library raises on purpose."""
+    """Root of every error that this library raises on purpose. All can be copied and pickled: attributes are kept."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Build it again without `__init__`, whose arguments are not those of every class (a worker process hands it on)."""
+        return _again, (type(self), self.args, dict(self.__dict__))
 
 
 class UsageError(ReplicatorError, ValueError):
@@ -182,3 +187,10 @@ class CorruptRecord(StorageError):
 
 class InternalError(ReplicatorError):
     """A bug in replicator itself: the node halts and says so."""
+
+
+def _again(kind: type[ReplicatorError], args: tuple[Any, ...], facts: Mapping[str, Any]) -> ReplicatorError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
