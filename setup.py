@@ -37,9 +37,11 @@ COMPILED = (
     *(f"replicator/transport/{name}.py" for name in ("blocking", "channel", "link", "loop", "server")),
     *(
         f"distributor/{name}.py"
-        for name in ("company", "effects", "embedded", "lane", "process", "routing", "sessions", "states")
+        for name in (
+            "company", "effects", "embedded", "lane", "links", "process", "routing", "sessions", "states", "tickets",
+        )
     ),
-)
+)  # fmt: skip
 
 
 def extensions() -> list[Extension]:

@@ -25,15 +25,14 @@ def error_of(name: str, message: bytes, answer: Answer, *, timeout_ms: int) -> R
     txn_id = message[:16].hex()
     status = answer.status
     if status == Status.UNKNOWN:
+        why = _reason(answer, f"no answer within {timeout_ms} ms")
         return OutcomeUnknown(
-            f"{name}: no answer (limit {timeout_ms} ms, or the client was closed); it may or may not take effect: repeat "
-            f"it with the same transaction id, {txn_id}",
+            f"{name}: {why}; it may or may not take effect: repeat it with the same transaction id, {txn_id}",
             txn_id=txn_id,
         )
     if status == Status.UNAVAILABLE:
-        return Unavailable(
-            f"{name}: no active node was reached within {timeout_ms} ms; nothing was accepted, try later"
-        )
+        why = _reason(answer, f"no active node was reached within {timeout_ms} ms")
+        return Unavailable(f"{name}: {why}; nothing was accepted, try later")
     try:
         body = unpack_wire(answer.body)
         if status == Status.ABORTED:
@@ -49,6 +48,15 @@ def error_of(name: str, message: bytes, answer: Answer, *, timeout_ms: int) -> R
         return _refusal(body, txn_id)
     except (UsageError, TypeError, ValueError, LookupError) as problem:
         return ReplicatorError(f"{name}: an answer of status {status} does not read back: {problem}")
+
+
+def _reason(answer: Answer, otherwise: str) -> str:
+    """Return what the client itself says of a message that it gave up before its deadline."""
+    try:
+        said = unpack_wire(answer.body) if answer.body else None
+    except UsageError:
+        said = None
+    return said if isinstance(said, str) else otherwise
 
 
 def _refusal(body: Mapping[str, Any], txn_id: str) -> ReplicatorError:

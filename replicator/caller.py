@@ -42,8 +42,8 @@ class Way(Protocol):
     def new_txn_id(self) -> bytes:
         """Make the id of a new transaction, unlike any other."""
 
-    def close(self) -> None:
-        """End it."""
+    def close(self, *, drain_ms: int = 0) -> None:
+        """End it; what is under way is waited for, *drain_ms* at most."""
 
 
 @dataclass(frozen=True)
@@ -219,4 +219,9 @@ class Pending:
         self.future.set_running_or_notify_cancel()  # it is on its way: nobody can call it back
 
     def __call__(self, answer: Answer) -> None:
-        self.caller.take(self, answer)
+        try:
+            self.caller.take(self, answer)
+        except BaseException as problem:  # also from a callback of the future: then whoever waits has its answer
+            if not self.future.done():
+                self.future.set_exception(problem)
+            raise

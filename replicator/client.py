@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from distributor.addresses import Finder, distributor_finder, node_finders
 from distributor.embedded import Embedded
-from distributor.lane import LinkRules
+from distributor.links import LinkRules
 from distributor.states import RoutingRules
 from replicator.caller import Caller, Options, Talk, Way
 from replicator.config import Config, LimitsConfig, TimingConfig, load
@@ -33,6 +33,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=Service[Any])
 
+#: Nobody waits longer than a day for a reply; what keeps deadlines (a node, a distributor, `threading`) relies on a bound.
+TIMEOUT_S_MAX = 86_400
+DRAIN_MS_MAX = TIMEOUT_S_MAX * 1000
+#: How long the end of a `with` block waits for what was submitted when an exception, Ctrl-C for one, leaves the block.
+ERROR_DRAIN_MS = 1_000
 #: The distributor process holds messages through a failover: only their deadlines, not its silence, end the wait for it.
 PATIENT_MS = 86_400_000
 #: One client may hold this many messages under way; more are answered Overloaded at once.
@@ -68,7 +73,7 @@ def _txn_id_of(given: str) -> bytes:
 
 
 class Connection(Generic[S]):
-    """A way to a database; as a context manager it gives the client and closes at the end."""
+    """A way to a database; as a context manager it gives the client, and closes when all that was sent is answered."""
 
     def __init__(
         self,
@@ -84,11 +89,23 @@ class Connection(Generic[S]):
         caller = Caller(embedded, Options(timeout_ms), None, message_bytes_max, watch)
         self.client: S = make_client(service_class, caller)
 
-    def close(self) -> None:
-        """Close; calls under way raise OutcomeUnknown, or Unavailable if they were never sent."""
-        self.embedded.close()
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """Take no more calls, wait for those under way (messages of `submit` are sent first), and close.
+
+        Waits *timeout_s* at most; without it until each has its answer or has reached its own deadline; 0: not at all. What
+        is under way then raises OutcomeUnknown, or Unavailable if no node can have taken it. Called again meanwhile, by
+        another thread: both end at once. In a callback of a future it waits for nothing, as the callback is in the way.
+        """
+        self._end(DRAIN_MS_MAX if timeout_s is None else timeout_ms_of(timeout_s) if timeout_s else 0)
+
+    def _end(self, drain_ms: int) -> None:
         if self.watch is not None:
-            self.watch.close()
+            self.watch.hush()
+        try:
+            self.embedded.close(drain_ms=drain_ms)
+        finally:
+            if self.watch is not None:
+                self.watch.close()
 
     def __enter__(self) -> S:
         return self.client
@@ -96,7 +113,8 @@ class Connection(Generic[S]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Close; after an exception what was submitted has `ERROR_DRAIN_MS` to end, and does not hold the exception up."""
+        self._end(DRAIN_MS_MAX if kind is None else ERROR_DRAIN_MS)
 
 
 def connect(
@@ -130,7 +148,7 @@ def connect(
         finders, silence_ms = _ways(config, distributor)
     rules = RoutingRules(silence_ms, limits.batch_entries_max, limits.batch_bytes_max, REQUESTS_MAX)
     embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max))
-    timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
+    timeout_ms = timing.call_timeout_ms if timeout_s is None else timeout_ms_of(timeout_s)
     watch = None
     if on_event is not None:
         watch = Watch(
@@ -167,9 +185,13 @@ def _finder_of(text: str, timing: TimingConfig) -> Finder:
     return Finder(name, name_server=(host, int(port)), timeout_s=timing.connect_ms / 1000)
 
 
-def _timeout_ms(timeout_s: float) -> int:
-    if not timeout_s > 0:
-        raise UsageError(f"timeout_s must be greater than 0, got {timeout_s!r}")
+def timeout_ms_of(timeout_s: float) -> int:
+    """Return milliseconds, 1 or more. Raises UsageError for what is no time to wait: the one check of all `timeout_s`."""
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not (is_number and 0 < timeout_s <= TIMEOUT_S_MAX):
+        raise UsageError(
+            f"timeout_s must be a number of seconds greater than 0, at most {TIMEOUT_S_MAX} (a day), got {timeout_s!r:.80}"
+        )
     return max(1, round(timeout_s * 1000))
 
 
@@ -227,7 +249,7 @@ def with_options(
     caller = _caller_of(client)
     options, talk = caller.options, caller.talk
     if timeout_s is not None:
-        options = replace(options, timeout_ms=_timeout_ms(timeout_s))
+        options = replace(options, timeout_ms=timeout_ms_of(timeout_s))
     if ack is not None:
         if ack not in LEVELS:
             raise UsageError(f"ack: {ack!r} is unknown; it is one of {', '.join(LEVELS)}")

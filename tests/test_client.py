@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -187,13 +186,25 @@ def test_options_travel_with_the_message(world: World) -> None:
     assert node.flags == [0, FLAG_STALE]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"), [({"ack": "soon"}, "ack"), ({"timeout_s": 0}, "timeout"), ({"txn_id": ""}, "txn")]
-)
+@pytest.mark.parametrize(("options", "words"), [({"ack": "soon"}, "ack"), ({"txn_id": ""}, "txn")])
 def test_wrong_options_are_refused(world: World, options: dict[str, object], words: str) -> None:
     bank = world.client(world.node())
     with pytest.raises(UsageError, match=words):
         with_options(bank, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), sys.maxsize, 86_400.1, True, "2", None])
+def test_a_time_limit_that_is_none_is_refused_wherever_it_is_given(world: World, timeout_s: object) -> None:
+    """It is refused before anything is kept of it: the background thread once ended by one, and with it every future."""
+    node = world.node()
+    bank = world.client(node)
+    if timeout_s is not None:
+        with pytest.raises(UsageError, match="timeout_s must be a number of seconds"):
+            with_options(bank, timeout_s=timeout_s)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="timeout_s must be a number of seconds"):
+            connect(Bank, world.config(node), timeout_s=timeout_s)  # type: ignore[arg-type]
+    assert with_options(bank, timeout_s=86_400).deposit("x", cents=1) == 1
+    assert submit(with_options(bank, timeout_s=86_400).deposit, "x", cents=1).result(WAIT_S) == 1
 
 
 def test_what_is_no_client_is_refused(world: World) -> None:
@@ -245,6 +256,21 @@ def test_a_callback_may_call_again(world: World) -> None:
     first = submit(bank.deposit, "alice", cents=1)
     first.add_done_callback(lambda done: second.set_result(bank.deposit("alice", cents=done.result() + 1)))
     assert second.result(WAIT_S) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_ends_its_thread_ends_only_itself(world: World) -> None:
+    """`sys.exit()` in a callback once ended the background thread, and futures never ended from then on."""
+    bank = world.client(world.node())
+    for leave in (lambda future: sys.exit(), lambda future: _raise(GeneratorExit())):
+        futures = [submit(bank.deposit, "x", cents=cents) for cents in range(3)]
+        futures[0].add_done_callback(leave)
+        assert [future.result(WAIT_S) for future in futures] == [0, 1, 2]
+        assert submit(bank.deposit, "x", cents=9).result(WAIT_S) == 9
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def test_threads_share_a_client_and_each_message_takes_effect_once(world: World) -> None:
@@ -387,52 +413,3 @@ def test_an_interrupted_caller_leaves_the_others_alone(world: World) -> None:
             call.deposit("alice", cents=2)
         assert call.deposit("alice", cents=1) == 1
     timer.join()
-
-
-# -- the end -----------------------------------------------------------------------------------------------------------
-
-
-def test_closing_ends_what_is_under_way_as_unknown(world: World, tmp_path: Path) -> None:
-    node = world.node("silent")
-    connection = connect(Bank, write_config(tmp_path, {"a": node.address}))
-    bank = connection.client
-    first = submit(bank.deposit, "alice", cents=1)
-    node.wait_for(1)
-    second = submit(bank.deposit, "alice", cents=2)
-    with ThreadPoolExecutor(1) as pool:
-        third = pool.submit(bank.deposit, "alice", 3)
-        assert not third.done()
-        connection.close()
-        with pytest.raises(OutcomeUnknown):
-            first.result(WAIT_S)
-        with pytest.raises(Unavailable):
-            second.result(WAIT_S)
-        with pytest.raises((Unavailable, UsageError)):  # it may have come after the close
-            third.result(WAIT_S)
-    with pytest.raises(UsageError, match="closed"):
-        bank.deposit("alice", cents=4)
-    connection.close()
-
-
-FORK = """
-import os, sys
-from replicator.client import connect
-from replicator.errors import UsageError
-from tests.distributor.fakes import Bank
-with connect(Bank, sys.argv[1]) as bank:
-    if os.fork() == 0:
-        try:
-            bank.deposit("alice", cents=1)
-        except UsageError as error:
-            print(error, flush=True)
-        os._exit(0)
-    os.wait()
-"""
-
-
-def test_a_client_does_not_survive_a_fork(tmp_path: Path, nobody: Address) -> None:
-    path = write_config(tmp_path, {"a": nobody})
-    done = subprocess.run(
-        [sys.executable, "-c", FORK, str(path)], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert "connect in the process that uses it" in done.stdout, done.stderr
