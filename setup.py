@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 #: What every message goes through. Not among them: what handlers touch and users extend (tables, schema, context, service), and
 #: shapes whose annotations are looked into at run time (frames).
 COMPILED = (
-    *(f"replicator/{name}.py" for name in ("values", "rows", "database", "wire", "handlers", "caller")),
+    *(f"replicator/{name}.py" for name in ("ids", "values", "rows", "database", "wire", "handlers", "caller")),
     *(
         f"replicator/core/{name}.py"
         for name in (

@@ -6,6 +6,7 @@ from typing import Any
 
 from replicator.core.messages import Status, encode_message
 from replicator.errors import TransactionError
+from replicator.ids import shown_id
 
 #: Outcomes that a node remembers: the next message has the next number.
 _REMEMBERED = frozenset(map(int, (Status.DONE, Status.ABORTED, Status.FAILED)))
@@ -40,13 +41,13 @@ class Conversation:
         if self._is_on_its_way:
             raise TransactionError(
                 f"message {self.msg_no} of the transaction is still on its way; wait for its reply before {handler!r}",
-                txn_id=self.txn_id.hex(),
+                txn_id=shown_id(self.txn_id),
             )
         if self._unsettled and message != self._unsettled:
             raise TransactionError(
                 f"message {self.msg_no} of the transaction is unsettled, its outcome is not known: repeat it, "
                 f"with the same arguments, before {handler!r}",
-                txn_id=self.txn_id.hex(),
+                txn_id=shown_id(self.txn_id),
             )
         self._is_on_its_way = True
         return message

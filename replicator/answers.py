@@ -16,13 +16,14 @@ from replicator.errors import (
     Unavailable,
     UsageError,
 )
+from replicator.ids import shown_id
 from replicator.values import unpack_wire
 from replicator.wire import Answer, Status
 
 
 def error_of(name: str, message: bytes, answer: Answer, *, timeout_ms: int) -> ReplicatorError:
     """Build the error that an answer stands for; *message* is the packed message, *name* its handler."""
-    txn_id = message[:16].hex()
+    txn_id = shown_id(message[:16])
     status = answer.status
     if status == Status.UNKNOWN:
         why = _reason(answer, f"no answer within {timeout_ms} ms")

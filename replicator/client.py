@@ -24,10 +24,11 @@ from distributor.states import RoutingRules
 from replicator.caller import Caller, Options, Talk, Way
 from replicator.config import Config, LimitsConfig, TimingConfig, load
 from replicator.errors import UsageError
+from replicator.ids import shown_id
 from replicator.service import BoundHandler, Service, invoker_of, make_client
 from replicator.transport import parse_uri
 from replicator.watch import Event, Watch
-from replicator.wire import LEVELS, PROBE, Answer, Level, encode_message, named_txn_id
+from replicator.wire import LEVELS, PROBE, Answer, Level, encode_message, read_txn_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,16 +61,6 @@ class Reply(Generic[R]):
     copies: int
     mismatch: bool
     txn_id: str
-
-
-def _txn_id_of(given: str) -> bytes:
-    """Turn 32 hexadecimal digits (an id as errors and replies show it) or any other name into an id."""
-    if len(given) == 32:
-        with contextlib.suppress(ValueError):
-            return bytes.fromhex(given)
-    if not given:
-        raise UsageError("txn_id: an empty text names no transaction")
-    return named_txn_id(given)
 
 
 class Connection(Generic[S]):
@@ -228,7 +219,7 @@ def transaction(client: S, *, txn_id: str | None = None) -> contextlib.AbstractC
     transaction ends. Read the id with `reply`.
     """
     caller = _caller_of(client)
-    talk = Talk(caller.embedded.new_txn_id() if txn_id is None else _txn_id_of(txn_id))
+    talk = Talk(caller.embedded.new_txn_id() if txn_id is None else read_txn_id(txn_id))
     return _Transaction(make_client(type(client), caller.varied(caller.options, talk)))
 
 
@@ -257,7 +248,7 @@ def with_options(
     if stale is not None:
         options = replace(options, stale=stale)
     if txn_id is not None:
-        talk = Talk(_txn_id_of(txn_id))
+        talk = Talk(read_txn_id(txn_id))
     return make_client(type(client), caller.varied(options, talk))
 
 
@@ -276,7 +267,7 @@ def reply(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply
     bound, caller = _bound(method)
     value, facts, message = caller.reply(bound.spec, args, kwargs)
     level = Level(facts.level).name.lower()
-    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, message[:16].hex())
+    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, shown_id(message[:16]))
 
 
 def _bound(method: object) -> tuple[BoundHandler, Caller]:

@@ -66,7 +66,7 @@ class MessageTooLarge(UsageError):
 
 
 class TransactionError(ReplicatorError):
-    """About one transaction, named by `txn_id` (hexadecimal; empty if unknown)."""
+    """About one transaction, named by `txn_id` (text, as `with_options` takes it; empty if unknown)."""
 
     def __init__(self, message: str, *, txn_id: str = "") -> None:
         super().__init__(message)

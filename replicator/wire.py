@@ -39,6 +39,7 @@ from replicator.core.messages import (
     encode_message,
     named_txn_id,
     new_txn_id,
+    read_txn_id,
 )
 from replicator.core.views import Member
 from replicator.errors import UsageError
@@ -61,6 +62,7 @@ __all__ = [
     "encode_submit",
     "named_txn_id",
     "new_txn_id",
+    "read_txn_id",
 ]
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an

@@ -78,7 +78,7 @@ def test_a_call_returns_the_typed_result_and_reply_its_facts(world: World) -> No
     assert left == 5
     full = reply(bank.deposit, "alice", cents=6)
     assert (full.value, full.view, full.level, full.copies, full.mismatch) == (6, 1, "received", 2, False)
-    assert len(full.txn_id) == 32
+    assert len(full.txn_id) == 33
 
 
 def test_an_abort_is_aborted_with_its_facts(world: World) -> None:
@@ -86,7 +86,7 @@ def test_an_abort_is_aborted_with_its_facts(world: World) -> None:
     with pytest.raises(Aborted) as caught:
         bank.refuse("abort")
     assert (caught.value.reason, caught.value.facts) == ("too little", {"missing": 5})
-    assert len(caught.value.txn_id) == 32
+    assert len(caught.value.txn_id) == 33
 
 
 def test_a_failing_handler_is_named(world: World) -> None:

@@ -52,6 +52,7 @@ from replicator.core.messages import Level
 from replicator.core.persistence import Restored
 from replicator.core.state import Role, Rules, State
 from replicator.core.views import Member
+from replicator.ids import shown_id
 from replicator.service import Service
 
 
@@ -163,7 +164,7 @@ class Replica:
 
     def _on_read_done(self, done: ReadDone) -> None:
         if done.outcome.failure is not None:
-            self.state.note("handler_failed", seq=0, txn=done.read.txn_id.hex(), failure=done.outcome.failure)
+            self.state.note("handler_failed", seq=0, txn=shown_id(done.read.txn_id), failure=done.outcome.failure)
         if done.read.stale:
             self.backup.on_read_done(done)
         else:

@@ -21,6 +21,7 @@ from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
 from replicator.database import Database
+from replicator.ids import shown_id
 from replicator.rows import DIGEST_MASK
 from replicator.schema import Tables
 from replicator.service import Service
@@ -174,7 +175,7 @@ class State:
         if entry.time_ms > self.clock_ms:
             self.clock_ms = entry.time_ms
         if failure is not None:
-            self.note("handler_failed", seq=seq, txn=entry.txn_id.hex(), failure=failure)
+            self.note("handler_failed", seq=seq, txn=shown_id(entry.txn_id), failure=failure)
 
     def view_of(self, seq: int) -> int:
         """Return the view of an executed entry, held or not, as far as the history reaches back; 0 beyond it."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from replicator.core.effects import Reply
-from replicator.core.messages import Answer, Status, encode_message, named_txn_id
+from replicator.core.messages import Answer, Status, encode_message, read_txn_id
 from replicator.errors import UsageError
 from replicator.transport.platform import RequestLike
 from replicator.values import unpack, unpack_wire
@@ -103,7 +103,7 @@ class Gateway:
     def on_invoke(
         self, request: RequestLike, txn_id: object, msg_no: object, handler: object, arguments: object
     ) -> None:
-        """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name."""
+        """Take one message in plain values, for proxies of any language: txn_id is an id as it was shown, or a name."""
         if (
             type(txn_id) is not str
             or type(msg_no) is not int
@@ -114,8 +114,8 @@ class Gateway:
             request.refuse("invoke takes (txn_id: text, msg_no: whole number from 1, handler: text, arguments: map)")
             return
         try:
-            raw = bytes.fromhex(txn_id) if len(txn_id) == 32 else named_txn_id(txn_id)
-        except ValueError:
-            raw = named_txn_id(txn_id)
-        message = encode_message(raw, msg_no, handler, arguments)
+            message = encode_message(read_txn_id(txn_id), msg_no, handler, arguments)
+        except (UsageError, ValueError, OverflowError) as error:
+            request.refuse(str(error))
+            return
         self._submit((Single(request), 0), Outgoing(message, self._invoke_ms, 0, 0))
