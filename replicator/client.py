@@ -219,7 +219,8 @@ def transaction(client: S, *, txn_id: str | None = None) -> contextlib.AbstractC
     transaction ends. Read the id with `reply`.
     """
     caller = _caller_of(client)
-    talk = Talk(caller.embedded.new_txn_id() if txn_id is None else read_txn_id(txn_id))
+    made = caller.embedded.new_txn_id() if txn_id is None else read_txn_id(txn_id)
+    talk = Talk(made, is_chosen=txn_id is not None)
     return _Transaction(make_client(type(client), caller.varied(caller.options, talk)))
 
 
@@ -248,7 +249,7 @@ def with_options(
     if stale is not None:
         options = replace(options, stale=stale)
     if txn_id is not None:
-        talk = Talk(read_txn_id(txn_id))
+        talk = Talk(read_txn_id(txn_id), is_chosen=True)
     return make_client(type(client), caller.varied(options, talk))
 
 

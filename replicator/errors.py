@@ -20,7 +20,7 @@ the error again from it.
         MessageGap           an earlier message of the transaction is missing
         StaleMessage         older than the last message of the transaction
         TooLate              the transaction id is older than what is remembered
-      Unavailable            nothing was accepted; retry later
+      Unavailable            this try was accepted by nobody; retry later, under the same id if there is one
         NotActive            carries the view and the active node it knows
         Overloaded           a limit was reached; carries which
         LinkLost             a connection broke or could not be made
@@ -124,7 +124,7 @@ class TooLate(TransactionError):
 
 
 class Unavailable(ReplicatorError):
-    """Nothing was accepted: retry later."""
+    """Nobody accepted this try: retry later; with the same transaction id if the caller chose it, as an earlier try may count."""
 
 
 class NotActive(Unavailable):

@@ -158,6 +158,42 @@ def test_after_an_unknown_outcome_only_the_same_message_may_follow(world: World)
     assert len(set(node.messages)) == 2
 
 
+@pytest.mark.parametrize("later", ["nobody", "overloaded", "TooLate"])
+def test_nobody_says_that_nothing_was_accepted_once_it_may_have_been(world: World, later: str) -> None:
+    """The first try took effect and its answer was lost; what the next try meets says nothing of the first."""
+    node = world.node("silent")
+    bank = world.client(node, timeout_s=0.2)
+    with transaction(bank) as call:
+        with pytest.raises(OutcomeUnknown):
+            call.refuse("TooLate") if later == "TooLate" else call.deposit("x", cents=1)
+        if later == "nobody":
+            node.mode = "backup"
+        elif later == "overloaded":
+            node.mode = "full"
+        else:
+            node.mode = "active"
+        for _ in range(2):
+            with pytest.raises(errors.TooLate if later == "TooLate" else OutcomeUnknown) as caught:
+                call.refuse("TooLate") if later == "TooLate" else call.deposit("x", cents=1)
+            assert "nothing was accepted" not in str(caught.value)
+        with pytest.raises(TransactionError, match="unsettled"):
+            call.deposit("x", cents=2)
+
+
+@pytest.mark.parametrize("mode", ["backup", "full"])
+def test_a_chosen_id_may_have_been_used_before_so_nothing_is_said_of_that(world: World, mode: str) -> None:
+    node = world.node(mode)
+    bank = world.client(node, timeout_s=0.1)
+    with pytest.raises(Unavailable, match="nothing was accepted"):
+        bank.deposit("x", cents=1)
+    with pytest.raises(Unavailable, match="nothing was accepted"), transaction(bank) as call:
+        call.deposit("x", cents=1)
+    with pytest.raises(Unavailable, match=r"nobody accepted this try; whether an earlier one .* is not known"):
+        with_options(bank, txn_id="order-17").deposit("x", cents=1)
+    with pytest.raises(Unavailable, match="nobody accepted this try"), transaction(bank, txn_id="order-17") as call:
+        call.deposit("x", cents=1)
+
+
 def test_a_named_transaction_has_the_same_id_in_every_process(world: World) -> None:
     node = world.node()
     bank = world.client(node)
@@ -261,12 +297,14 @@ def test_a_callback_may_call_again(world: World) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_callback_that_ends_its_thread_ends_only_itself(world: World) -> None:
     """`sys.exit()` in a callback once ended the background thread, and futures never ended from then on."""
-    bank = world.client(world.node())
-    for leave in (lambda future: sys.exit(), lambda future: _raise(GeneratorExit())):
-        futures = [submit(bank.deposit, "x", cents=cents) for cents in range(3)]
-        futures[0].add_done_callback(leave)
-        assert [future.result(WAIT_S) for future in futures] == [0, 1, 2]
-        assert submit(bank.deposit, "x", cents=9).result(WAIT_S) == 9
+    node = world.node("silent")  # until it is asked again
+    bank = world.client(node)
+    futures = [submit(bank.deposit, "x", cents=cents) for cents in range(3)]
+    futures[0].add_done_callback(lambda future: sys.exit())
+    futures[1].add_done_callback(lambda future: _raise(GeneratorExit()))
+    node.mode = "active"
+    assert [future.result(WAIT_S) for future in futures] == [0, 1, 2]
+    assert submit(bank.deposit, "x", cents=9).result(WAIT_S) == 9
 
 
 def _raise(error: BaseException) -> None:
