@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 #: What every message goes through. Not among them: what handlers touch and users extend (tables, schema, context, service), the
 #: frame from which they are called (running), and shapes whose annotations are looked into at run time (frames).
 COMPILED = (
-    *(f"replicator/{name}.py" for name in ("values", "rows", "database", "wire", "handlers", "caller")),
+    *(f"replicator/{name}.py" for name in ("ids", "values", "rows", "database", "wire", "handlers", "caller")),
     *(
         f"replicator/core/{name}.py"
         for name in (
@@ -44,14 +44,16 @@ COMPILED = (
             "embedded",
             "known",
             "lane",
+            "links",
             "process",
             "routing",
             "sessions",
             "states",
             "suspects",
+            "tickets",
         )
     ),
-)
+)  # fmt: skip
 
 
 def extensions() -> list[Extension]:

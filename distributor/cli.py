@@ -34,7 +34,7 @@ _RELEASE = """
 Let the distributor process send the messages of a transaction again that it refuses because two nodes died while they had
 them: something else has killed the nodes, or the handler was mended. Is it what killed them, it kills again.
 
-  distributor release prepaid.toml 018bcfe56e7cb62575776a18b0583b4c
+  distributor release prepaid.toml 018bcfe56e7c-b62575776a18b0583b4c
 
 Clients with a distributor of their own refuse by themselves, for `poison_ms`; a client made anew does not.
 """
@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     release.add_argument("file", type=Path, metavar="FILE", help="the configuration, a TOML file")
-    release.add_argument("txn_id", metavar="TXN_ID", help="the transaction's id, 32 hexadecimal digits")
+    release.add_argument(
+        "txn_id", metavar="TXN_ID", help="the transaction's id as logs and errors show it, or its name"
+    )
     return top
 
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 
 from distributor.addresses import Finder
-from distributor.lane import Lane, LinkRules
+from distributor.lane import Lane
+from distributor.links import LinkRules
 from distributor.process import process
 from distributor.states import RoutingRules
 from replicator.meeting import Pin
@@ -31,7 +32,10 @@ class Embedded:
         """Make the id of a new transaction, unlike any other."""
         return new_txn_id(time.time_ns() // 1_000_000, process.noise())
 
-    def close(self) -> None:
-        """Close all."""
-        self._ordered.close()
-        self._stale.close()
+    def close(self, *, drain_ms: int = 0) -> None:
+        """Close both lanes; what is under way is waited for, *drain_ms* in all at most."""
+        end_ms = time.monotonic() * 1000 + drain_ms
+        try:
+            self._ordered.close(drain_ms=drain_ms)
+        finally:
+            self._stale.close(drain_ms=max(0, round(end_ms - time.monotonic() * 1000)))

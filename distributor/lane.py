@@ -20,22 +20,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from distributor import log
 from distributor.addresses import Finder
+from distributor.background import Background, tell
 from distributor.company import Company
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
+from distributor.links import LinkRules, Links
 from distributor.process import process
-from distributor.routing import NO_FACTS, RETRY_AFTER_MS, Routing
-from distributor.states import Request, RoutingRules
+from distributor.routing import Routing
+from distributor.states import RoutingRules
+from distributor.tickets import CLOSED, LOST, OVERLOADED, Ticket, failed
 from replicator.errors import LinkLost, UsageError
-from replicator.meeting import WHO, Pin
-from replicator.transport import Address, BlockingLink
-from replicator.values import pack_wire
-from replicator.wire import Answer, Status, decode_answers, encode_submit
+from replicator.meeting import Pin
+from replicator.wire import Answer
 
-OBJECT_ID = "replicator.client"
 #: How long `close` waits for the background thread to call back for the last time.
 JOIN_S = 2.0
 
@@ -43,45 +42,17 @@ _lock_type = threading.Lock
 _monotonic = time.monotonic
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRules:
-    """Bounds of the links to nodes."""
-
-    connect_ms: int
-    frame_bytes_max: int
-    keepalive_ms: int = 0
-
-
-class Ticket:
-    """A caller's place; `gate` is held while a follower waits, `on_answer` is there instead when nobody does."""
-
-    __slots__ = ("answer", "gate", "on_answer", "request")
-
-    def __init__(self, on_answer: Callable[[Answer], None] | None) -> None:
-        self.answer: Answer | None = None
-        self.gate: threading.Lock | None = None
-        self.on_answer = on_answer
-        self.request: Request | None = None
-
-    @property
-    def is_answered(self) -> bool:
-        """To be asked again after something else has run: mypyc takes what it saw of `answer` itself for lasting."""
-        return self.answer is not None
-
-
 class Lane:
     """One routing, driven by its callers; many threads may share it."""
 
     def __init__(self, finders: Mapping[str, Finder], rules: RoutingRules, link_rules: LinkRules, pin: Pin) -> None:
-        self._finders = finders
-        self._pin = pin
-        self._link_rules = link_rules
         self._routing = Routing(finders, rules, seed=int.from_bytes(os.urandom(8), "big"))
         self._lock = threading.Lock()
         self._leader: Ticket | None = None
-        self._is_closed = False
+        self._is_closing = False  # nothing more is taken
+        self._is_closed = False  # what was under way is given up
         self._followers: dict[Ticket, None] = {}
-        self._links: dict[str, BlockingLink] = {}
+        self._links = Links(finders, link_rules, pin)
         self._bell = threading.Event()
         self._is_at_bell = False  # the leader waits there for a request
         self._company = Company()
@@ -90,8 +61,9 @@ class Lane:
         self._unsettled: deque[Effect] = deque()  # empty, but within `_settle`
         self._started: dict[Ticket, None] = {}  # tickets of `start` without an answer
         self._finished: list[Ticket] = []  # tickets of `start` whose callback is due
-        self._background: threading.Thread | None = None
+        self._background = Background("replicator-client", self._serve_background, self._on_background_failed)
         self._background_bell = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)  # `close` waits here until nothing is under way
         self._forks = process.forks
 
     # -- callers -----------------------------------------------------------------------------------------------------
@@ -105,7 +77,7 @@ class Lane:
             with self._lock:
                 self._check_open()
                 if self._routing.is_full:
-                    return _OVERLOADED
+                    return OVERLOADED
                 ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
                 self._take_place(ticket)
             if self._leader is not ticket:
@@ -151,12 +123,9 @@ class Lane:
         deadline_ms = _now_ms() + timeout_ms
         with self._lock:
             self._check_open()
-            if self._background is None:
-                background = threading.Thread(target=self._run_background, name="replicator-client", daemon=True)
-                background.start()
-                self._background = background  # not before it runs: an interrupt would leave one that never does
+            self._background.ensure()
             if self._routing.is_full:
-                ticket.answer = _OVERLOADED
+                ticket.answer = OVERLOADED
                 self._finished.append(ticket)
             else:
                 ticket.request = self._routing.submit(ticket, message, ack, flags, deadline_ms)
@@ -174,7 +143,7 @@ class Lane:
             raise UsageError("this client was connected before os.fork(): connect in the process that uses it")
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self._is_closing:
             raise UsageError("this client is closed: connect again")
 
     def _follow(self, ticket: Ticket) -> None:
@@ -210,7 +179,7 @@ class Lane:
     def _mend(self, interrupted: Ticket) -> None:
         """After an interrupt, which may have come in the middle of anything: what was begun for others is ended."""
         if self._leader is interrupted:  # nobody performs what it was about to do, or knows how far it was
-            self._close_links()
+            self._links.close_all()
             self._routing.on_all_given_up()
         self._settle(self._routing.drain())
         held = set(self._routing.held())
@@ -223,11 +192,12 @@ class Lane:
         if self._leader is not None:  # chosen, and perhaps not woken
             self._wake(self._leader)
 
-    def _lose(self, ticket: Ticket) -> None:
+    def _lose(self, ticket: Ticket, answer: Answer = LOST) -> None:
         """End a ticket to which no answer can come any more, unless it has one already: the outcome is not known."""
         if ticket.request is not None:
             self._routing.cancel(ticket.request)
-        self._hand_out(ticket, _LOST)
+        self._hand_out(ticket, answer)
+        self._tell_closer()
 
     def _expire(self, now_ms: int) -> None:
         """Answer those whose deadlines have passed; the host may be one of them."""
@@ -262,8 +232,9 @@ class Lane:
             if self._leader is ticket:
                 self._leader = None
                 if self._is_closed:
-                    self._close_links()
+                    self._links.close_all()
             self._see_to_a_leader()
+            self._tell_closer()
 
     def _see_to_a_leader(self) -> None:
         """If there is none: have a follower lead, or be the host while company is missing; else the background thread."""
@@ -316,16 +287,17 @@ class Lane:
             elif type(effect) is Call or type(effect) is Connect:
                 jobs.append(effect)
             elif type(effect) is Drop:
-                self._close_link(effect.node)
+                self._links.close(effect.node)
             elif type(effect) is Note:
                 (log.warning if effect.event == "poison" else log.debug)("{}: {}", effect.event, effect.facts)
             unsettled.popleft()
+        self._tell_closer()
         return jobs, is_news
 
     def _hand_out(self, ticket: Ticket, answer: Answer) -> None:
         """Answer a ticket. Again after an interrupt in the middle of it: then it is ended, and the first answer stays."""
         if ticket.answer is None:
-            ticket.answer = answer
+            ticket.answer = CLOSED.get(answer.status, answer) if self._is_closed else answer
         if ticket in self._started:
             self._finished.append(ticket)
             del self._started[ticket]
@@ -352,12 +324,10 @@ class Lane:
             timeout_ms = max(1, deadline_ms - now_ms)
         begin_s = _monotonic()
         try:
-            blob = encode_submit(self._pin.database_id, job.messages)
-            data = self._links[job.node].call("submit", (blob,), timeout_s=timeout_ms / 1000)
-            answers = decode_answers(data)
+            answers = self._links.call(job.node, job.messages, timeout_ms)
         except (LinkLost, UsageError) as problem:
             log.debug("call_lost {}: {}", job.node, problem)
-            self._close_link(job.node)
+            self._links.close(job.node)
             with self._lock:
                 after_ms = _now_ms()
                 if is_cut_short and after_ms - now_ms >= timeout_ms:
@@ -367,7 +337,7 @@ class Lane:
                 self._settle(self._routing.drain())
             return
         except BaseException:  # interrupted: the answer may still come, and for no later call
-            self._close_link(job.node)
+            self._links.close(job.node)
             with self._lock:
                 self._routing.on_given_up(job.node)
             raise
@@ -379,20 +349,13 @@ class Lane:
             self._settle(self._routing.drain())
 
     def _connect(self, node: str, now_ms: int, deadline_ms: int | None) -> None:
-        connect_ms = self._link_rules.connect_ms
+        connect_ms = self._links.connect_ms
         if deadline_ms is not None:
             connect_ms = max(1, min(connect_ms, deadline_ms - now_ms))
-        finder = self._finders[node]
         try:
-            address = finder.address()
-            if address is None:
-                raise LinkLost(
-                    f"the address of {node} is not known; is the name server up, and the node?", refused=True
-                )
-            life = self._meet(node, address, connect_ms / 1000)
+            life = self._links.connect(node, connect_ms)
         except LinkLost as problem:
             log.debug("no_connection {}: {}", node, problem)
-            finder.doubt()
             with self._lock:
                 self._routing.on_link_lost(node, _now_ms(), is_gone=problem.refused)
                 self._settle(self._routing.drain())
@@ -404,39 +367,10 @@ class Lane:
         with self._lock:
             self._routing.on_link_up(node, life)
 
-    def _meet(self, node: str, address: Address, connect_s: float) -> str:
-        """Connect, and ask who is there; return the life of the process. Raises LinkLost, for a stranger, too (V20)."""
-        deadline_s = _monotonic() + connect_s
-        rules = self._link_rules
-        link = BlockingLink(
-            address,
-            OBJECT_ID,
-            connect_s=connect_s,
-            message_bytes_max=rules.frame_bytes_max,
-            keepalive_ms=rules.keepalive_ms,
-        )
-        self._links[node] = link
-        try:
-            return self._pin.meet(link.call(WHO, (), timeout_s=deadline_s - _monotonic())).life
-        except UsageError as stranger:
-            self._close_link(node)
-            raise LinkLost(f"{OBJECT_ID} at {address[0]}:{address[1]} is not {node}: {stranger}") from stranger
-        except BaseException:
-            self._close_link(node)
-            raise
-
-    def _close_link(self, node: str) -> None:
-        link = self._links.pop(node, None)
-        if link is not None:
-            link.close()
-
-    def _close_links(self) -> None:
-        for node in list(self._links):
-            self._close_link(node)
-
     # -- messages without a waiting thread ---------------------------------------------------------------------------
 
-    def _run_background(self) -> None:
+    def _serve_background(self) -> None:
+        """Lead while nobody else does, and call back, until closed."""
         lock, own = self._lock, Ticket(None)
         with lock:
             while self._finished or not self._is_closed:
@@ -444,23 +378,43 @@ class Lane:
                     finished, self._finished = self._finished, []
                     lock.release()
                     try:
-                        for ticket in finished:
-                            on_answer, ticket.on_answer = ticket.on_answer, None
-                            if on_answer is not None:  # else an interrupt has put it here twice
-                                assert ticket.answer is not None
-                                on_answer(ticket.answer)
+                        self._call_back(finished)
                     finally:
                         lock.acquire()
                 elif self._started and self._leader is None:
                     self._begin_to_lead(own)
                     lock.release()
                     try:
-                        self._turn(None)
+                        self._lead_once(own)
                     finally:
                         self._leave(own)
                         lock.acquire()
                 else:
                     self._await_work()
+
+    def _call_back(self, finished: list[Ticket]) -> None:
+        for ticket in finished:
+            on_answer, ticket.on_answer = ticket.on_answer, None
+            if on_answer is not None:  # else an interrupt has put it here twice
+                assert ticket.answer is not None
+                try:
+                    on_answer(ticket.answer)
+                except BaseException as problem:  # the user's, `sys.exit()` included: told, and the next is called
+                    tell(problem)
+
+    def _lead_once(self, own: Ticket) -> None:
+        try:
+            self._turn(None)
+        except BaseException:
+            with self._lock:
+                self._mend(own)
+            raise
+
+    def _on_background_failed(self, problem: BaseException) -> None:
+        """A fault of ours: whoever waits for this thread is told, so that nobody meets the same fault for ever."""
+        with self._lock:
+            for ticket in list(self._started):
+                self._lose(ticket, failed(problem))
 
     def _await_work(self) -> None:
         """Wait until there is something to lead or to call back; somebody else leads, but looks at its deadline only."""
@@ -470,8 +424,35 @@ class Lane:
             wake_ms = self._routing.deadline_bound_ms() if self._started else None
             self._background_bell.wait(None if wake_ms is None else max(1, wake_ms - now_ms) / 1000)
 
-    def close(self) -> None:
-        """End: whoever waits is answered UNKNOWN, or UNAVAILABLE if its message was never sent."""
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, *, drain_ms: int = 0) -> None:
+        """End: take nothing more, wait for what is under way, *drain_ms* at most; it ends at its own deadlines anyway.
+
+        Whoever still waits then is answered UNKNOWN, or UNAVAILABLE if no node can have taken its message.
+        """
+        try:
+            with self._lock:
+                if not self._is_closing:
+                    self._is_closing = True
+                    self._drain(drain_ms)
+        finally:
+            self._abandon()
+
+    def _drain(self, drain_ms: int) -> None:
+        """Wait until nothing is under way. Not in a callback, which holds up what it would wait for; not in a forked process."""
+        end_s = _monotonic() + drain_ms / 1000
+        while self._routing.count and not self._background.is_current and self._forks == process.forks:
+            left_s = end_s - _monotonic()
+            if self._is_closed or left_s <= 0:
+                return
+            self._idle.wait(left_s)
+
+    def _tell_closer(self) -> None:
+        if self._is_closing and not self._routing.count:
+            self._idle.notify_all()
+
+    def _abandon(self) -> None:
         with self._lock:
             if self._is_closed:
                 return
@@ -480,16 +461,12 @@ class Lane:
             self._settle(self._routing.drain())
             self._bell.set()
             self._background_bell.notify_all()  # an interrupt may have left two
+            self._idle.notify_all()
             if self._leader is None:
-                self._close_links()
-            background = self._background if self._forks == process.forks else None
-        if background is not None and background is not threading.current_thread():
-            background.join(JOIN_S)
+                self._links.close_all()
+        if self._forks == process.forks:
+            self._background.join(JOIN_S)
 
 
 def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
-
-
-_LOST = Answer(Status.UNKNOWN, b"", NO_FACTS)
-_OVERLOADED = Answer(Status.OVERLOADED, pack_wire(["requests_max", RETRY_AFTER_MS]), NO_FACTS)

@@ -13,8 +13,9 @@ import hashlib
 from collections.abc import Iterable
 
 from distributor.states import LinkState, NodeState, Request
-from replicator.core.messages import split_message
+from replicator.core.messages import read_txn_id, split_message
 from replicator.errors import UsageError
+from replicator.ids import shown_id
 from replicator.wire import DEATHS_MAX
 
 #: Refused messages that are remembered; beyond, the oldest is forgotten.
@@ -85,8 +86,9 @@ class Suspects:
         return found
 
     def release(self, txn_id: str) -> int:
-        """Refuse the messages of this transaction (its id in hexadecimal digits) no longer; return how many there were."""
-        released = [key for key, (_, name) in self._refused.items() if name.startswith(f"{txn_id} ")]
+        """Refuse the messages of this transaction (an id as it was shown, or a name) no longer; return how many there were."""
+        shown = shown_id(read_txn_id(txn_id))
+        released = [key for key, (_, name) in self._refused.items() if name.startswith(f"{shown} ")]
         for key in released:
             del self._refused[key]
         return len(released)
@@ -107,4 +109,4 @@ def name_of(message: bytes) -> str:
         txn_id, msg_no, handler, _ = split_message(message)
     except UsageError:
         return f"{message[:16].hex()} (not a message)"
-    return f"{txn_id.hex()} message {msg_no} to {handler}"
+    return f"{shown_id(txn_id)} message {msg_no} to {handler}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distributor.sessions import Conversation
-from replicator.answers import error_of
+from replicator.answers import Doubt, error_of, is_proof
 from replicator.errors import MessageTooLarge, OutcomeUnknown, ReplicatorError, Unavailable, UsageError
 from replicator.handlers import HandlerSpec
 from replicator.values import unpack
@@ -42,8 +42,8 @@ class Way(Protocol):
     def new_txn_id(self) -> bytes:
         """Make the id of a new transaction, unlike any other."""
 
-    def close(self) -> None:
-        """End it."""
+    def close(self, *, drain_ms: int = 0) -> None:
+        """End it; what is under way is waited for, *drain_ms* at most."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ class Options:
 class Talk:
     """A transaction's numbering, shared by all clients made for it; the lock guards it."""
 
-    __slots__ = ("conversation", "lock")
+    __slots__ = ("conversation", "is_chosen", "lock")
 
-    def __init__(self, txn_id: bytes) -> None:
+    def __init__(self, txn_id: bytes, *, is_chosen: bool) -> None:
         self.conversation = Conversation(txn_id)
+        self.is_chosen = is_chosen  # the id was given: another life of the caller may have sent these messages
         self.lock = threading.Lock()
 
 
@@ -100,16 +101,16 @@ class Caller:
 
     def invoke(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Send a message; return its result or raise its error."""
-        message, answer = self._exchange(spec, args, kwargs)
+        message, answer, doubt = self._exchange(spec, args, kwargs)
         if answer.status == 0:
             return spec.result_from_plain(unpack(answer.body))
-        raise self._error(spec, message, answer)
+        raise self._error(spec, message, answer, doubt)
 
     def reply(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Facts, bytes]:
         """Send a message; return its result, its facts, and the message as it was packed, or raise its error."""
-        message, answer = self._exchange(spec, args, kwargs)
+        message, answer, doubt = self._exchange(spec, args, kwargs)
         if answer.status != 0:
-            raise self._error(spec, message, answer)
+            raise self._error(spec, message, answer, doubt)
         return spec.result_from_plain(unpack(answer.body)), answer.facts, message
 
     def submit(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
@@ -132,12 +133,11 @@ class Caller:
     def take(self, pending: Pending, answer: Answer) -> None:
         """Settle a message that was submitted, and complete its future."""
         spec, message, future = pending.spec, pending.message, pending.future
-        if self._talk is not None:
-            self._settle(spec, message, answer.status)
+        doubt = self._settle_answer(spec, message, answer)
         if self.watch is not None:
             self.watch.observe(answer)
         if answer.status != 0:
-            future.set_exception(self._error(spec, message, answer))
+            future.set_exception(self._error(spec, message, answer, doubt))
             return
         try:
             value = spec.result_from_plain(unpack(answer.body))
@@ -146,7 +146,9 @@ class Caller:
         else:
             future.set_result(value)
 
-    def _exchange(self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, Answer]:
+    def _exchange(
+        self, spec: HandlerSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[bytes, Answer, Doubt]:
         options, flags = self._options, self._flags(spec)
         message = self._pack(spec, args, kwargs)
         try:
@@ -159,11 +161,10 @@ class Caller:
         except BaseException:  # interrupted while it was on its way
             self._settle(spec, message, Status.UNKNOWN)
             raise
-        if self._talk is not None:
-            self._settle(spec, message, answer.status)
+        doubt = self._settle_answer(spec, message, answer)
         if self.watch is not None:
             self.watch.observe(answer)
-        return message, answer
+        return message, answer, doubt
 
     def _flags(self, spec: HandlerSpec) -> int:
         return FLAG_STALE if self._options.stale and spec.readonly else 0
@@ -190,15 +191,27 @@ class Caller:
             )
         return message
 
+    def _settle_answer(self, spec: HandlerSpec, message: bytes, answer: Answer) -> Doubt:
+        """Take an answer into the transaction's numbering; return what is known of earlier tries."""
+        talk = self._talk
+        if talk is None or spec.readonly:
+            return Doubt.NONE
+        is_in_doubt = talk.conversation.is_in_doubt  # of this message: no other is on its way
+        with talk.lock:
+            talk.conversation.settle(message, answer.status, is_proof=is_proof(answer))
+        if is_in_doubt:
+            return Doubt.EARLIER_TRY
+        return Doubt.OTHER_LIFE if talk.is_chosen else Doubt.NONE
+
     def _settle(self, spec: HandlerSpec, message: bytes, status: int) -> None:
         talk = self._talk
         if talk is not None and not spec.readonly:
             with talk.lock:
                 talk.conversation.settle(message, status)
 
-    def _error(self, spec: HandlerSpec, message: bytes, answer: Answer) -> ReplicatorError:
+    def _error(self, spec: HandlerSpec, message: bytes, answer: Answer, doubt: Doubt) -> ReplicatorError:
         limit_ms = self._options.timeout_ms
-        error = error_of(spec.name, message, answer, timeout_ms=limit_ms)
+        error = error_of(spec.name, message, answer, timeout_ms=limit_ms, doubt=doubt)
         if (cause := getattr(answer, "cause", None)) is not None:  # the handler ran in this process (testing.Local)
             error.__cause__ = cause
         if spec.readonly and isinstance(error, OutcomeUnknown) and not answer.body:
@@ -219,4 +232,9 @@ class Pending:
         self.future.set_running_or_notify_cancel()  # it is on its way: nobody can call it back
 
     def __call__(self, answer: Answer) -> None:
-        self.caller.take(self, answer)
+        try:
+            self.caller.take(self, answer)
+        except BaseException as problem:  # also from a callback of the future: then whoever waits has its answer
+            if not self.future.done():
+                self.future.set_exception(problem)
+            raise

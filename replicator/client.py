@@ -19,21 +19,27 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from distributor.addresses import Finder, distributor_finder, node_finders
 from distributor.embedded import Embedded
-from distributor.lane import LinkRules
+from distributor.links import LinkRules
 from distributor.states import RoutingRules
 from replicator.caller import Caller, Options, Talk, Way
 from replicator.config import Config, LimitsConfig, TimingConfig, load
 from replicator.errors import UsageError
+from replicator.ids import shown_id
 from replicator.meeting import Pin
 from replicator.service import BoundHandler, Service, invoker_of, make_client
 from replicator.transport import parse_uri
 from replicator.watch import Event, Watch
-from replicator.wire import LEVELS, PROBE, Answer, Level, encode_message, named_txn_id
+from replicator.wire import LEVELS, PROBE, Answer, Level, encode_message, read_txn_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=Service[Any])
 
+#: Nobody waits longer than a day for a reply; what keeps deadlines (a node, a distributor, `threading`) relies on a bound.
+TIMEOUT_S_MAX = 86_400
+DRAIN_MS_MAX = TIMEOUT_S_MAX * 1000
+#: How long the end of a `with` block waits for what was submitted when an exception, Ctrl-C for one, leaves the block.
+ERROR_DRAIN_MS = 1_000
 #: The distributor process holds messages through a failover: only their deadlines, not its silence, end the wait for it.
 PATIENT_MS = 86_400_000
 #: One client may hold this many messages under way; more are answered Overloaded at once.
@@ -58,18 +64,8 @@ class Reply(Generic[R]):
     txn_id: str
 
 
-def _txn_id_of(given: str) -> bytes:
-    """Turn 32 hexadecimal digits (an id as errors and replies show it) or any other name into an id."""
-    if len(given) == 32:
-        with contextlib.suppress(ValueError):
-            return bytes.fromhex(given)
-    if not given:
-        raise UsageError("txn_id: an empty text names no transaction")
-    return named_txn_id(given)
-
-
 class Connection(Generic[S]):
-    """A way to a database; as a context manager it gives the client and closes at the end."""
+    """A way to a database; as a context manager it gives the client, and closes when all that was sent is answered."""
 
     def __init__(
         self,
@@ -85,11 +81,23 @@ class Connection(Generic[S]):
         caller = Caller(embedded, Options(timeout_ms), None, message_bytes_max, watch)
         self.client: S = make_client(service_class, caller)
 
-    def close(self) -> None:
-        """Close; calls under way raise OutcomeUnknown, or Unavailable if they were never sent."""
-        self.embedded.close()
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """Take no more calls, wait for those under way (messages of `submit` are sent first), and close.
+
+        Waits *timeout_s* at most; without it until each has its answer or has reached its own deadline; 0: not at all. What
+        is under way then raises OutcomeUnknown, or Unavailable if no node can have taken it. Called again meanwhile, by
+        another thread: both end at once. In a callback of a future it waits for nothing, as the callback is in the way.
+        """
+        self._end(DRAIN_MS_MAX if timeout_s is None else timeout_ms_of(timeout_s) if timeout_s else 0)
+
+    def _end(self, drain_ms: int) -> None:
         if self.watch is not None:
-            self.watch.close()
+            self.watch.hush()
+        try:
+            self.embedded.close(drain_ms=drain_ms)
+        finally:
+            if self.watch is not None:
+                self.watch.close()
 
     def __enter__(self) -> S:
         return self.client
@@ -97,7 +105,8 @@ class Connection(Generic[S]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Close; after an exception what was submitted has `ERROR_DRAIN_MS` to end, and does not hold the exception up."""
+        self._end(DRAIN_MS_MAX if kind is None else ERROR_DRAIN_MS)
 
 
 def connect(
@@ -140,7 +149,7 @@ def connect(
         poison_ms=timing.poison_ms,
     )
     embedded = Embedded(finders, rules, LinkRules(timing.connect_ms, limits.frame_bytes_max, timing.keepalive_ms), pin)
-    timeout_ms = timing.call_timeout_ms if timeout_s is None else _timeout_ms(timeout_s)
+    timeout_ms = timing.call_timeout_ms if timeout_s is None else timeout_ms_of(timeout_s)
     watch = None
     if on_event is not None:
         watch = Watch(
@@ -177,9 +186,13 @@ def _finder_of(text: str, timing: TimingConfig) -> Finder:
     return Finder(name, name_server=(host, int(port)), timeout_s=timing.connect_ms / 1000)
 
 
-def _timeout_ms(timeout_s: float) -> int:
-    if not timeout_s > 0:
-        raise UsageError(f"timeout_s must be greater than 0, got {timeout_s!r}")
+def timeout_ms_of(timeout_s: float) -> int:
+    """Return milliseconds, 1 or more. Raises UsageError for what is no time to wait: the one check of all `timeout_s`."""
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not (is_number and 0 < timeout_s <= TIMEOUT_S_MAX):
+        raise UsageError(
+            f"timeout_s must be a number of seconds greater than 0, at most {TIMEOUT_S_MAX} (a day), got {timeout_s!r:.80}"
+        )
     return max(1, round(timeout_s * 1000))
 
 
@@ -216,7 +229,8 @@ def transaction(client: S, *, txn_id: str | None = None) -> contextlib.AbstractC
     transaction ends. Read the id with `reply`.
     """
     caller = _caller_of(client)
-    talk = Talk(caller.embedded.new_txn_id() if txn_id is None else _txn_id_of(txn_id))
+    made = caller.embedded.new_txn_id() if txn_id is None else read_txn_id(txn_id)
+    talk = Talk(made, is_chosen=txn_id is not None)
     return _Transaction(make_client(type(client), caller.varied(caller.options, talk)))
 
 
@@ -237,7 +251,7 @@ def with_options(
     caller = _caller_of(client)
     options, talk = caller.options, caller.talk
     if timeout_s is not None:
-        options = replace(options, timeout_ms=_timeout_ms(timeout_s))
+        options = replace(options, timeout_ms=timeout_ms_of(timeout_s))
     if ack is not None:
         if ack not in LEVELS:
             raise UsageError(f"ack: {ack!r} is unknown; it is one of {', '.join(LEVELS)}")
@@ -245,7 +259,7 @@ def with_options(
     if stale is not None:
         options = replace(options, stale=stale)
     if txn_id is not None:
-        talk = Talk(_txn_id_of(txn_id))
+        talk = Talk(read_txn_id(txn_id), is_chosen=True)
     return make_client(type(client), caller.varied(options, talk))
 
 
@@ -264,7 +278,7 @@ def reply(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply
     bound, caller = _bound(method)
     value, facts, message = caller.reply(bound.spec, args, kwargs)
     level = Level(facts.level).name.lower()
-    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, message[:16].hex())
+    return Reply(value, facts.view, facts.seq, level, facts.copies, facts.mismatch > 0, shown_id(message[:16]))
 
 
 def _bound(method: object) -> tuple[BoundHandler, Caller]:

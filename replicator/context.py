@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Generic, NamedTuple, Self
 
 from replicator.errors import UsageError
+from replicator.ids import shown_id
 from replicator.schema import T
 from replicator.values import check_plain, new_tuple, pack_checked, unpack_wire
 
@@ -107,7 +108,7 @@ def _check_item(name: str, value: object) -> None:
 class Context(Generic[T]):
     """The argument `ctx` of every handler: small enough to memorise.
 
-    `txn_id` (hexadecimal text), `seq` (position in the partition's FIFO, from 1), `now_ms` (the control header's time,
+    `txn_id` (text), `seq` (position in the partition's FIFO, from 1), `now_ms` (the control header's time,
     milliseconds since 1970, never running backwards), `tables` (the replicated tables), `tsd` (this transaction's own
     state), `random` (seeded from the control header), `expect` (keep the transaction open).
     """
@@ -166,8 +167,8 @@ class Context(Generic[T]):
 
     @property
     def txn_id(self) -> str:
-        """The transaction's id, as hexadecimal text."""
-        return self._txn_id.hex()
+        """The transaction's id, as text, as `with_options` takes it."""
+        return shown_id(self._txn_id)
 
     @property
     def tsd(self) -> TransactionState:

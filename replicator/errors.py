@@ -23,7 +23,7 @@ the error again from it.
         MessageGap           an earlier message of the transaction is missing
         StaleMessage         older than the last message of the transaction
         TooLate              the transaction id is older than what is remembered
-      Unavailable            nothing was accepted; retry later
+      Unavailable            this try was accepted by nobody; retry later, under the same id if there is one
         NotActive            carries the view and the active node it knows
         Overloaded           a limit was reached; carries which
         LinkLost             a connection broke or could not be made
@@ -41,10 +41,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from typing import Any
 
 
 class ReplicatorError(Exception):
-    """Root of every error that this library raises on purpose."""
+    """Root of every error that this library raises on purpose. All can be copied and pickled: attributes are kept."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Build it again without `__init__`, whose arguments are not those of every class (a worker process hands it on)."""
+        return _again, (type(self), self.args, dict(self.__dict__))
 
 
 class UsageError(ReplicatorError, ValueError):
@@ -80,7 +85,7 @@ class TablesFull(UsageError):
 
 
 class TransactionError(ReplicatorError):
-    """About one transaction, named by `txn_id` (hexadecimal; empty if unknown)."""
+    """About one transaction, named by `txn_id` (text, as `with_options` takes it; empty if unknown)."""
 
     def __init__(self, message: str, *, txn_id: str = "") -> None:
         super().__init__(message)
@@ -138,7 +143,7 @@ class TooLate(TransactionError):
 
 
 class Unavailable(ReplicatorError):
-    """Nothing was accepted: retry later."""
+    """Nobody accepted this try: retry later; with the same transaction id if the caller chose it, as an earlier try may count."""
 
 
 class NotActive(Unavailable):
@@ -226,3 +231,10 @@ class OutOfMemory(ReplicatorError):
 
 class InternalError(ReplicatorError):
     """A bug in replicator itself: the node halts and says so."""
+
+
+def _again(kind: type[ReplicatorError], args: tuple[Any, ...], facts: Mapping[str, Any]) -> ReplicatorError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error

@@ -55,6 +55,7 @@ class Watch:
         self._view = 0
         self._period = 0
         self._events: list[Event] = []
+        self._is_hushed = False
         self._is_closed = False
         self._bell = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="replicator-events", daemon=True)
@@ -92,13 +93,15 @@ class Watch:
                 self._tell(event)
             if is_closed:
                 return
-            if not events:
+            if not events and not self._is_hushed:
                 self._ask()
 
     def _tell(self, event: Event) -> None:
         try:
             self._on_event(event)
-        except Exception:  # the user's: shown as any thread's, and the next event is told all the same
+        except (
+            BaseException
+        ):  # the user's, `sys.exit()` included: shown as any thread's, and the next event is told all the same
             kind, error, trace = sys.exc_info()
             assert kind is not None
             threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
@@ -107,14 +110,19 @@ class Watch:
         try:
             answer = self._probe()
         except UsageError:
-            if not self._is_closed:
+            if not self._is_hushed:
                 raise
             return  # closed while it was about to ask
         self.observe(answer)
 
+    def hush(self) -> None:
+        """Ask nothing any more, as the way that probes take is about to close; what replies tell is still told."""
+        self._is_hushed = True
+
     def close(self) -> None:
         """Tell what is still to be told, and end; the way that probes take must be closed already."""
         with self._bell:
+            self._is_hushed = True
             self._is_closed = True
             self._bell.notify()
         if threading.current_thread() is not self._thread:

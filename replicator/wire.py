@@ -39,6 +39,7 @@ from replicator.core.messages import (
     encode_message,
     named_txn_id,
     new_txn_id,
+    read_txn_id,
 )
 from replicator.core.views import Member
 from replicator.errors import UsageError
@@ -64,6 +65,7 @@ __all__ = [
     "new_txn_id",
     "poison_answer",
     "poison_ms",
+    "read_txn_id",
 ]
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -79,7 +78,7 @@ def test_a_call_returns_the_typed_result_and_reply_its_facts(world: World) -> No
     assert left == 5
     full = reply(bank.deposit, "alice", cents=6)
     assert (full.value, full.view, full.level, full.copies, full.mismatch) == (6, 1, "received", 2, False)
-    assert len(full.txn_id) == 32
+    assert len(full.txn_id) == 33
 
 
 def test_an_abort_is_aborted_with_its_facts(world: World) -> None:
@@ -87,7 +86,7 @@ def test_an_abort_is_aborted_with_its_facts(world: World) -> None:
     with pytest.raises(Aborted) as caught:
         bank.refuse("abort")
     assert (caught.value.reason, caught.value.facts) == ("too little", {"missing": 5})
-    assert len(caught.value.txn_id) == 32
+    assert len(caught.value.txn_id) == 33
 
 
 def test_a_failing_handler_is_named(world: World) -> None:
@@ -159,6 +158,42 @@ def test_after_an_unknown_outcome_only_the_same_message_may_follow(world: World)
     assert len(set(node.messages)) == 2
 
 
+@pytest.mark.parametrize("later", ["nobody", "overloaded", "TooLate"])
+def test_nobody_says_that_nothing_was_accepted_once_it_may_have_been(world: World, later: str) -> None:
+    """The first try took effect and its answer was lost; what the next try meets says nothing of the first."""
+    node = world.node("silent")
+    bank = world.client(node, timeout_s=0.2)
+    with transaction(bank) as call:
+        with pytest.raises(OutcomeUnknown):
+            call.refuse("TooLate") if later == "TooLate" else call.deposit("x", cents=1)
+        if later == "nobody":
+            node.mode = "backup"
+        elif later == "overloaded":
+            node.mode = "full"
+        else:
+            node.mode = "active"
+        for _ in range(2):
+            with pytest.raises(errors.TooLate if later == "TooLate" else OutcomeUnknown) as caught:
+                call.refuse("TooLate") if later == "TooLate" else call.deposit("x", cents=1)
+            assert "nothing was accepted" not in str(caught.value)
+        with pytest.raises(TransactionError, match="unsettled"):
+            call.deposit("x", cents=2)
+
+
+@pytest.mark.parametrize("mode", ["backup", "full"])
+def test_a_chosen_id_may_have_been_used_before_so_nothing_is_said_of_that(world: World, mode: str) -> None:
+    node = world.node(mode)
+    bank = world.client(node, timeout_s=0.1)
+    with pytest.raises(Unavailable, match="nothing was accepted"):
+        bank.deposit("x", cents=1)
+    with pytest.raises(Unavailable, match="nothing was accepted"), transaction(bank) as call:
+        call.deposit("x", cents=1)
+    with pytest.raises(Unavailable, match=r"nobody accepted this try; whether an earlier one .* is not known"):
+        with_options(bank, txn_id="order-17").deposit("x", cents=1)
+    with pytest.raises(Unavailable, match="nobody accepted this try"), transaction(bank, txn_id="order-17") as call:
+        call.deposit("x", cents=1)
+
+
 def test_a_named_transaction_has_the_same_id_in_every_process(world: World) -> None:
     node = world.node()
     bank = world.client(node)
@@ -187,13 +222,25 @@ def test_options_travel_with_the_message(world: World) -> None:
     assert node.flags == [0, FLAG_STALE]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"), [({"ack": "soon"}, "ack"), ({"timeout_s": 0}, "timeout"), ({"txn_id": ""}, "txn")]
-)
+@pytest.mark.parametrize(("options", "words"), [({"ack": "soon"}, "ack"), ({"txn_id": ""}, "txn")])
 def test_wrong_options_are_refused(world: World, options: dict[str, object], words: str) -> None:
     bank = world.client(world.node())
     with pytest.raises(UsageError, match=words):
         with_options(bank, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), sys.maxsize, 86_400.1, True, "2", None])
+def test_a_time_limit_that_is_none_is_refused_wherever_it_is_given(world: World, timeout_s: object) -> None:
+    """It is refused before anything is kept of it: the background thread once ended by one, and with it every future."""
+    node = world.node()
+    bank = world.client(node)
+    if timeout_s is not None:
+        with pytest.raises(UsageError, match="timeout_s must be a number of seconds"):
+            with_options(bank, timeout_s=timeout_s)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="timeout_s must be a number of seconds"):
+            connect(Bank, world.config(node), timeout_s=timeout_s)  # type: ignore[arg-type]
+    assert with_options(bank, timeout_s=86_400).deposit("x", cents=1) == 1
+    assert submit(with_options(bank, timeout_s=86_400).deposit, "x", cents=1).result(WAIT_S) == 1
 
 
 def test_what_is_no_client_is_refused(world: World) -> None:
@@ -245,6 +292,23 @@ def test_a_callback_may_call_again(world: World) -> None:
     first = submit(bank.deposit, "alice", cents=1)
     first.add_done_callback(lambda done: second.set_result(bank.deposit("alice", cents=done.result() + 1)))
     assert second.result(WAIT_S) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_ends_its_thread_ends_only_itself(world: World) -> None:
+    """`sys.exit()` in a callback once ended the background thread, and futures never ended from then on."""
+    node = world.node("silent")  # until it is asked again
+    bank = world.client(node)
+    futures = [submit(bank.deposit, "x", cents=cents) for cents in range(3)]
+    futures[0].add_done_callback(lambda future: sys.exit())
+    futures[1].add_done_callback(lambda future: _raise(GeneratorExit()))
+    node.mode = "active"
+    assert [future.result(WAIT_S) for future in futures] == [0, 1, 2]
+    assert submit(bank.deposit, "x", cents=9).result(WAIT_S) == 9
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def test_threads_share_a_client_and_each_message_takes_effect_once(world: World) -> None:
@@ -395,52 +459,3 @@ def test_an_interrupted_caller_leaves_the_others_alone(world: World, with_ctrl_c
             call.deposit("alice", cents=2)
         assert call.deposit("alice", cents=1) == 1
     timer.join()
-
-
-# -- the end -----------------------------------------------------------------------------------------------------------
-
-
-def test_closing_ends_what_is_under_way_as_unknown(world: World, tmp_path: Path) -> None:
-    node = world.node("silent")
-    connection = connect(Bank, write_config(tmp_path, {"a": node.address}))
-    bank = connection.client
-    first = submit(bank.deposit, "alice", cents=1)
-    node.wait_for(1)
-    second = submit(bank.deposit, "alice", cents=2)
-    with ThreadPoolExecutor(1) as pool:
-        third = pool.submit(bank.deposit, "alice", 3)
-        assert not third.done()
-        connection.close()
-        with pytest.raises(OutcomeUnknown):
-            first.result(WAIT_S)
-        with pytest.raises(Unavailable):
-            second.result(WAIT_S)
-        with pytest.raises((Unavailable, UsageError)):  # it may have come after the close
-            third.result(WAIT_S)
-    with pytest.raises(UsageError, match="closed"):
-        bank.deposit("alice", cents=4)
-    connection.close()
-
-
-FORK = """
-import os, sys
-from replicator.client import connect
-from replicator.errors import UsageError
-from tests.distributor.fakes import Bank
-with connect(Bank, sys.argv[1]) as bank:
-    if os.fork() == 0:
-        try:
-            bank.deposit("alice", cents=1)
-        except UsageError as error:
-            print(error, flush=True)
-        os._exit(0)
-    os.wait()
-"""
-
-
-def test_a_client_does_not_survive_a_fork(tmp_path: Path, nobody: Address) -> None:
-    path = write_config(tmp_path, {"a": nobody})
-    done = subprocess.run(
-        [sys.executable, "-c", FORK, str(path)], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert "connect in the process that uses it" in done.stdout, done.stderr

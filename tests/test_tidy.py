@@ -14,7 +14,7 @@ FUNCTION_LINES_MAX = 50
 
 #: A module imports only from its own layer and those before it.
 LAYERS = (
-    ("replicator.errors",),
+    ("replicator.errors", "replicator.ids"),
     ("replicator.records",),
     ("replicator.values",),
     ("replicator.shape",),

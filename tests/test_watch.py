@@ -128,7 +128,7 @@ def test_a_probe_of_a_closed_client_ends_the_watch_quietly(told: Told) -> None:
     is_asked = threading.Event()
 
     def probe() -> Answer:
-        watch._is_closed = True
+        watch._is_hushed = watch._is_closed = True
         is_asked.set()
         raise UsageError("this client is closed")
 

@@ -35,6 +35,7 @@ from replicator.core.state import Role, State
 from replicator.core.transactions import Verdict
 from replicator.core.views import Member, View
 from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
+from replicator.ids import shown_id
 from replicator.service import handler_of, is_readonly
 from replicator.values import new_tuple, pack_wire
 
@@ -197,7 +198,7 @@ class Active:
             assert transaction.expectation is not None
             head = MESSAGE_HEAD.pack(transaction.txn_id, transaction.expect_no)
             self._stamp(Kind.DEADLINE, head + pack_wire([transaction.expectation.otherwise, {}]))
-            state.note("deadline", txn=transaction.txn_id.hex(), otherwise=transaction.expectation.otherwise)
+            state.note("deadline", txn=shown_id(transaction.txn_id), otherwise=transaction.expectation.otherwise)
 
     def _repeat(self, submitted: Submitted, txn_id: bytes) -> None:
         """Answer a repeat with the remembered bytes, as soon as those may be released (P2)."""

@@ -19,6 +19,7 @@ from replicator.core.messages import Answer, Entry, Facts, Kind, Level, Status, 
 from replicator.core.state import Role, State
 from replicator.errors import UsageError
 from replicator.handlers import HandlerSpec
+from replicator.ids import shown_id
 from replicator.service import handler_of
 
 #: Entries of one answer to `Fetch`; a longer tail is fetched in several.
@@ -139,7 +140,7 @@ class Backup:
             keys = [f"{state.database.tables[each.table].name}[{each.key!r}]" for each in outcome.changes]
             name = split_message(entry.message)[2]
             shown = ", ".join(keys[:20]) or "none"
-            state.note("diverged", seq=entry.seq, message=str(name), txn=entry.txn_id.hex(), keys=shown)
+            state.note("diverged", seq=entry.seq, message=str(name), txn=shown_id(entry.txn_id), keys=shown)
             for frame in self._owed:
                 self._ack(frame, "diverged")
             self._owed.clear()

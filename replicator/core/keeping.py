@@ -15,6 +15,7 @@ from replicator.core.effects import Write, Written
 from replicator.core.persistence import Batch, Chunk, Restored, StoredRow
 from replicator.core.state import State
 from replicator.errors import CorruptRecord, SchemaMismatch, UsageError
+from replicator.ids import shown_id
 
 #: Between the beginnings of two batches that nobody waits for. A batch costs 110 us of CPU in the store beside its rows, and
 #: a row that changes again meanwhile is written once.
@@ -141,7 +142,7 @@ class Keeper:
             named = {*transaction.expectation.messages, transaction.expectation.otherwise}
             if not named <= handlers.keys():
                 missing |= named - handlers.keys()
-                waiting.append(txn_id.hex())
+                waiting.append(shown_id(txn_id))
         if waiting:
             shown = ", ".join(sorted(waiting)[:LISTED_MAX]) + (", ..." if len(waiting) > LISTED_MAX else "")
             raise SchemaMismatch(

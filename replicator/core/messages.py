@@ -15,7 +15,8 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from replicator.errors import UsageError
-from replicator.values import pack_checked, pack_wire, unpack_wire
+from replicator.ids import id_of, shown_id
+from replicator.values import pack_checked, pack_wire, shown, unpack_wire
 
 TXN_ID_BYTES = 16
 #: The handler of a message that only asks where the database stands; its answer waits for a barrier and says nothing
@@ -126,6 +127,19 @@ def named_txn_id(name: str) -> bytes:
     return NAMED_PREFIX + hashlib.blake2b(name.encode(), digest_size=10).digest()
 
 
+def read_txn_id(text: object) -> bytes:
+    """Return the id that a caller gives as text: one that was shown to it, or that of a name of its own, any other text.
+
+    Raises: UsageError for what is neither.
+    """
+    if type(text) is not str or not text:
+        raise UsageError(f"txn_id must be a text that is not empty, got {shown(text)}")
+    try:
+        return id_of(text) or named_txn_id(text)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"txn_id is no text that can be sent: {error}") from error
+
+
 def created_ms(txn_id: bytes) -> int:
     """Return an id's time of creation in milliseconds since 1970; 0 for a named one."""
     return int.from_bytes(txn_id[:6], "big")
@@ -232,7 +246,7 @@ class Entry:
             return "?"
 
     def __repr__(self) -> str:
-        return f"<Entry seq={self.seq} view={self.view} txn={self.txn_id.hex()[:16]}#{self.msg_no}>"
+        return f"<Entry seq={self.seq} view={self.view} txn={shown_id(self.txn_id)[:17]}#{self.msg_no}>"
 
 
 _ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes, int, bytes)

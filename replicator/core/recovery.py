@@ -20,6 +20,7 @@ from replicator.core.state import Role, State
 from replicator.core.transactions import Transaction
 from replicator.core.views import Member, View
 from replicator.errors import CorruptRecord, UsageError
+from replicator.ids import shown_id
 from replicator.rows import DIGEST_MASK, hash_sum, row_hash
 from replicator.values import pack_wire
 
@@ -269,7 +270,7 @@ class Recovery:
     def _shown(self, key: Key) -> str:
         table, key_bytes = key
         if table == TRANSACTIONS:
-            return f"transaction {key_bytes.hex()}"
+            return f"transaction {shown_id(key_bytes)}"
         rows = self.state.database.tables[table]
         return f"{rows.name}[{rows.key_codec.decode(key_bytes)!r}]"
 

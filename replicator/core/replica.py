@@ -53,6 +53,7 @@ from replicator.core.messages import Level
 from replicator.core.persistence import Restored
 from replicator.core.state import Role, Rules, State
 from replicator.core.views import Member
+from replicator.ids import shown_id
 from replicator.service import Service
 
 
@@ -165,7 +166,7 @@ class Replica:
 
     def _on_read_done(self, done: ReadDone) -> None:
         if done.outcome.failure is not None:
-            name, txn = done.read.spec.name, done.read.txn_id.hex()
+            name, txn = done.read.spec.name, shown_id(done.read.txn_id)
             self.state.note("handler_failed", handler=name, seq=0, txn=txn, failure=done.outcome.failure)
         if done.read.stale:
             self.backup.on_read_done(done)

@@ -22,6 +22,7 @@ from replicator.core.persistence import History, Position
 from replicator.core.transactions import TransactionRules, Transactions
 from replicator.core.views import Member, View
 from replicator.database import Bounds, Database
+from replicator.ids import shown_id
 from replicator.rows import DIGEST_MASK
 from replicator.schema import Tables, schema_lines
 from replicator.service import Service, service_lines
@@ -191,7 +192,7 @@ class State:
         self.fifo.executed_seq = seq
         self.clocks.follow(entry.view, entry.time_ms, entry.age_ms)
         if failure is not None:
-            self.note("handler_failed", handler=entry.handler, seq=seq, txn=entry.txn_id.hex(), failure=failure)
+            self.note("handler_failed", handler=entry.handler, seq=seq, txn=shown_id(entry.txn_id), failure=failure)
 
     def view_of(self, seq: int) -> int:
         """Return the view of an executed entry, held or not, as far as the history reaches back; 0 beyond it."""

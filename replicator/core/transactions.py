@@ -35,6 +35,7 @@ from replicator.errors import (
     UnknownTransaction,
     UsageError,
 )
+from replicator.ids import shown_id
 from replicator.rows import DIGEST_MASK
 from replicator.values import pack_wire, unpack_wire
 
@@ -203,7 +204,7 @@ class Transactions:
         last = transaction.msg_no
         if msg_no == last + 1 and transaction.expectation is not None and handler in transaction.expectation.messages:
             return Verdict.NEXT
-        shown = txn_id.hex()
+        shown = shown_id(txn_id)
         if msg_no == last:
             if transaction.checksum not in checksums(message):
                 return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
@@ -221,13 +222,13 @@ class Transactions:
         made_ms = created_ms(txn_id)
         if 0 < made_ms <= self.watermark_ms:
             return TooLate(
-                f"transaction {txn_id.hex()} is older than what is remembered; whether it took effect is not known"
+                f"transaction {shown_id(txn_id)} is older than what is remembered; whether it took effect is not known"
             )
         if msg_no != 1:
-            return UnknownTransaction(f"no transaction {txn_id.hex()} is open here; begin with message 1")
+            return UnknownTransaction(f"no transaction {shown_id(txn_id)} is open here; begin with message 1")
         if made_ms > now_ms + self.rules.max_skew_ms:
             return BadArguments(
-                f"transaction {txn_id.hex()} was made {made_ms - now_ms} ms in the future of this database: set the caller's "
+                f"transaction {shown_id(txn_id)} was made {made_ms - now_ms} ms in the future of this database: set the caller's "
                 "clock; if that one is right, see `replicator clock`"
             )
         return Verdict.NEW

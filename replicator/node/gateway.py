@@ -11,7 +11,7 @@ from typing import Any
 
 from replicator.config import FRAME_EXTRA_BYTES
 from replicator.core.effects import Reply
-from replicator.core.messages import Answer, Status, encode_message, named_txn_id
+from replicator.core.messages import Answer, Status, encode_message, read_txn_id
 from replicator.errors import UsageError
 from replicator.meeting import WHO, Identity, answering
 from replicator.transport.platform import RequestLike
@@ -140,7 +140,7 @@ class Gateway:
         arguments: object,
         database: object = "",
     ) -> None:
-        """Take one message in plain values, for proxies of any language: txn_id is 32 hexadecimal digits or a name.
+        """Take one message in plain values, for proxies of any language: txn_id is an id as it was shown, or a name.
 
         *database*, name or id, may be left out by a caller who knows where it is connected to.
         """
@@ -158,12 +158,12 @@ class Gateway:
             request.refuse("invoke takes (txn_id: text, msg_no: whole number from 1, handler: text, arguments: map)")
             return
         try:
-            raw = bytes.fromhex(txn_id) if len(txn_id) == 32 else named_txn_id(txn_id)
-        except ValueError:
-            raw = named_txn_id(txn_id)
-        # A map has no order in most languages: a repeat is packed like the first, whatever order it comes in.
-        ordered = dict(sorted(arguments.items(), key=_name_of))
-        message = encode_message(raw, msg_no, handler, ordered)
+            # A map has no order in most languages: a repeat is packed like the first, whatever order it comes in.
+            ordered = dict(sorted(arguments.items(), key=_name_of))
+            message = encode_message(read_txn_id(txn_id), msg_no, handler, ordered)
+        except (UsageError, ValueError, OverflowError) as error:
+            request.refuse(str(error))
+            return
         self._submit((Single(request), 0), Outgoing(message, self._invoke_ms, 0, 0))
 
 

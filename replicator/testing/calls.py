@@ -8,6 +8,7 @@ from typing import Any
 
 from replicator.core.messages import LEVELS, Answer, Status, split_message
 from replicator.errors import UsageError
+from replicator.ids import shown_id
 from replicator.testing.history import Call, History
 from replicator.values import unpack, unpack_wire
 
@@ -32,7 +33,7 @@ class CallBook:
         assert isinstance(arguments, dict)
         call = Call(
             client=client,
-            txn_id=txn_id.hex(),
+            txn_id=shown_id(txn_id),
             msg_no=msg_no,
             handler=str(handler),
             arguments=arguments,

@@ -21,7 +21,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
-from replicator.client import Connection
+from replicator.client import Connection, timeout_ms_of
 from replicator.config import (
     ArbiterConfig,
     Config,
@@ -205,7 +205,7 @@ class Cluster(Generic[S]):
         )
         limits = self.config.limits
         connection = Connection(
-            self.service, way, timeout_ms=round(timeout_s * 1000), message_bytes_max=limits.message_bytes_max
+            self.service, way, timeout_ms=timeout_ms_of(timeout_s), message_bytes_max=limits.message_bytes_max
         )
         return connection.client
 

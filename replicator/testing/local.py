@@ -122,7 +122,7 @@ class Local(Generic[S]):
         self._perform(self._replica.step(Submitted(self._tokens, message, ack, bool(flags & FLAG_STALE))))
         self._end_turn()
 
-    def close(self) -> None:
+    def close(self, *, drain_ms: int = 0) -> None:
         """Nothing to give back."""
 
     # -- running -----------------------------------------------------------------------------------------------------

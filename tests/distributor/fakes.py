@@ -44,7 +44,7 @@ class Bank(Service[Ledger]):
 
 
 class FakeNode:
-    """Answers as `mode` says: "active", "backup", "silent", "overloaded" (once per message), "unknown", "garbage"."""
+    """Answers as `mode` says: "active", "backup", "silent", "full", "overloaded" (once per message), "unknown", "garbage"."""
 
     def __init__(self, mode: str = "active", *, view: int = 1, active: str = "", port: int = 0) -> None:
         self.mode = mode
@@ -132,7 +132,7 @@ class FakeNode:
         if mode == "unknown":
             return Answer(Status.UNKNOWN, b"", facts)
         txn_id, msg_no, name, arguments = split_message(message)
-        if mode == "overloaded" and message not in self.messages:
+        if mode == "full" or (mode == "overloaded" and message not in self.messages):
             return Answer(Status.OVERLOADED, pack_wire(["fifo_entries_max", 5]), facts)
         key = (txn_id, msg_no)
         if key in self.executed:

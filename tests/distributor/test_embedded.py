@@ -18,15 +18,19 @@ import pytest
 
 from distributor.addresses import Finder
 from distributor.company import Company
-from distributor.lane import Lane, LinkRules, Ticket
+from distributor.lane import Lane
+from distributor.links import LinkRules
 from distributor.routing import NO_FACTS
 from distributor.states import RoutingRules
+from distributor.tickets import Ticket
+from replicator.answers import error_of
 from replicator.caller import Caller
 from replicator.client import connect, submit, with_options
 from replicator.errors import OutcomeUnknown, Unavailable
 from replicator.meeting import Pin
 from replicator.service import invoker_of
-from replicator.wire import Answer, Status
+from replicator.transport import Address
+from replicator.wire import Answer, Status, encode_message
 from tests.distributor.fakes import WAIT_S, Bank
 from tests.test_client import World
 
@@ -109,7 +113,7 @@ def test_closing_while_a_host_waits_for_company_ends_its_call(world: World) -> N
         lane = lane_of(bank)
         while lane._host is None:
             time.sleep(0.001)
-        connection.close()
+        connection.close(timeout_s=0)
         with pytest.raises(Unavailable):
             call.result(WAIT_S)
     assert len(node.messages) == 1
@@ -237,6 +241,35 @@ def test_what_an_interrupt_tore_is_ended_once(torn: str) -> None:
     assert (lane._routing.count, lane._started) == (0, {})
     lane.close()
     assert told.empty()
+
+
+class BadFinder(Finder):
+    """Fails as nothing of ours should, for a while."""
+
+    is_bad = True
+
+    def address(self) -> Address | None:
+        if self.is_bad:
+            raise RuntimeError("no such luck")
+        return super().address()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_background_thread_that_fails_says_so_to_whoever_waits_and_works_again(world: World) -> None:
+    finder = BadFinder("a", fixed=world.node().address)
+    lane = Lane({"a": finder}, RoutingRules(silence_ms=1_000), LinkRules(100, 1 << 20), Pin("bank"))
+    told: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    message = encode_message(bytes(16), 1, "deposit", {"owner": "x", "cents": 1})
+    for _ in range(2):
+        lane.start(message, told.put, timeout_ms=60_000, ack=0, flags=0)
+        answer = told.get(timeout=WAIT_S)
+        error = error_of("deposit", message, answer, timeout_ms=60_000)
+        assert isinstance(error, OutcomeUnknown)
+        assert "background thread failed (RuntimeError: no such luck)" in str(error)
+    finder.is_bad = False
+    lane.start(message, told.put, timeout_ms=60_000, ack=0, flags=0)
+    assert told.get(timeout=WAIT_S).status == Status.DONE
+    lane.close()
 
 
 def test_what_is_answered_leaves_nothing_to_the_garbage_collector(world: World) -> None:

@@ -22,7 +22,7 @@ from replicator.errors import TransactionError
 from replicator.service import invoker_of
 from tests.distributor.fakes import WAIT_S, Bank, FakeNode, write_config
 
-FILES = ("distributor/lane.py", "distributor/routing.py", "distributor/company.py")
+FILES = tuple(f"distributor/{name}.py" for name in ("lane", "routing", "company", "links", "tickets"))
 #: After these CPython looks whether a signal has come.
 LOOKED_AFTER = frozenset(("CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"))
 PATIENT_MS = 86_400_000

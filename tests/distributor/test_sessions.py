@@ -38,6 +38,22 @@ def test_an_unsettled_message_is_repeated_with_the_same_bytes_before_any_other(s
     assert split_message(talk.begin("add", {"cents": 2}))[1] == 2
 
 
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.OVERLOADED, Status.REFUSED])
+def test_what_may_have_been_accepted_stays_in_doubt_whatever_later_tries_meet(status: Status) -> None:
+    """A later try that nobody took says nothing of the first: only an outcome does, or the transaction's own state."""
+    talk = Conversation(bytes(16))
+    first = talk.begin("add", {"cents": 1})
+    talk.settle(first, Status.UNKNOWN)
+    assert talk.begin("add", {"cents": 1}) == first
+    talk.settle(first, status)
+    assert talk.is_in_doubt
+    with pytest.raises(TransactionError, match="unsettled"):
+        talk.begin("add", {"cents": 2})
+    talk.settle(talk.begin("add", {"cents": 1}), Status.REFUSED, is_proof=True)
+    assert not talk.is_in_doubt
+    assert split_message(talk.begin("finish", {}))[1:3] == (1, "finish")
+
+
 def test_one_message_is_on_its_way_at_a_time() -> None:
     talk = Conversation(bytes(16))
     first = talk.begin("add", {"cents": 1})

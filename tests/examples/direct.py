@@ -16,6 +16,7 @@ from replicator.core.state import Rules, State
 from replicator.core.transactions import Verdict
 from replicator.core.views import Member
 from replicator.errors import Aborted, HandlerFailed
+from replicator.ids import shown_id
 from replicator.values import unpack, unpack_wire
 
 SALT = bytes(16)
@@ -58,9 +59,9 @@ class Direct:
         outcome = self._run(Kind.MESSAGE, message)
         if outcome.status == Status.ABORTED:
             reason, facts = unpack_wire(outcome.body)
-            raise Aborted(reason, facts, txn_id=txn_id.hex())
+            raise Aborted(reason, facts, txn_id=shown_id(txn_id))
         if outcome.status == Status.FAILED:
-            raise HandlerFailed(*unpack_wire(outcome.body), txn_id=txn_id.hex()) from outcome.failure
+            raise HandlerFailed(*unpack_wire(outcome.body), txn_id=shown_id(txn_id)) from outcome.failure
         return spec.result_from_plain(unpack(outcome.body))
 
     def once(self, handler: str, **arguments: Any) -> Any:

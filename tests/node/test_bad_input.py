@@ -173,6 +173,18 @@ def test_a_stock_pyro_proxy_calls_the_node(nodes: Deployment, client: Payments) 
         assert (refused["status"], refused["error"]["error"]) == ("REFUSED", "UnknownHandler")
         with pytest.raises(Pyro5.errors.PyroError, match="invoke takes"):
             proxy.invoke(1, 2, 3, 4)
+        for words, given in (
+            ("not empty", ("", 1, "start", {"account": "x"})),
+            ("invoke takes", ("stock-3", True, "start", {"account": "x"})),
+            ("invoke takes", ("stock-3", 0, "start", {"account": "x"})),
+            ("invoke takes", ("stock-3", 1 << 32, "start", {"account": "x"})),
+            ("invoke takes", ("stock-3", 1, b"start", {"account": "x"})),
+            ("invoke takes", ("stock-3", 1, "start", [1])),
+        ):
+            with pytest.raises(Pyro5.errors.PyroError, match=words):
+                proxy.invoke(*given)
+        assert proxy.invoke("stock-3", (1 << 32) - 1, "start", {"account": "x"})["status"] == "REFUSED"
+        assert proxy.invoke("a" * 32, 1, "start", {"account": "md5"})["status"] == "DONE"
         with pytest.raises(AttributeError):
             proxy.forward(b"")
 

@@ -175,6 +175,6 @@ class SimWay:
         """Make the id of a new transaction."""
         return new_txn_id(self.process.wall_ms, self.process.random.randbytes(10))
 
-    def close(self) -> None:
+    def close(self, *, drain_ms: int = 0) -> None:
         """End the client's process."""
         self.process.die()

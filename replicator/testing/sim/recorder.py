@@ -11,6 +11,7 @@ from replicator.core.effects import Execute
 from replicator.core.executor import Outcome
 from replicator.core.messages import Answer, Entry, Kind, Status, split_message
 from replicator.core.views import Member, View
+from replicator.ids import shown_id
 from replicator.testing.calls import LEVEL_NAMES, CallBook
 from replicator.testing.history import Adopted, Call, Done, Released
 from replicator.testing.sim.timeline import EPOCH_MS, Timeline
@@ -78,7 +79,7 @@ class Recorder(CallBook):
             life=f"{me.incarnation}+{self._catchups[me]}",
             view=entry.view,
             seq=entry.seq,
-            txn_id=entry.txn_id.hex(),
+            txn_id=shown_id(entry.txn_id),
             msg_no=entry.msg_no,
             kind="message" if entry.kind == Kind.MESSAGE else "deadline",
             handler=str(handler),
@@ -120,7 +121,7 @@ class Recorder(CallBook):
             incarnation=me.incarnation,
             view=facts.view,
             seq=facts.seq,
-            txn_id=message[:16].hex(),
+            txn_id=shown_id(message[:16]),
             msg_no=int.from_bytes(message[16:20], "big"),
             status=Status(answer.status).name.lower(),
             level=LEVEL_NAMES.get(facts.level, ""),
