@@ -87,7 +87,8 @@ def test_v21_a_recursion_ends_at_the_same_depth_wherever_it_is_run(what: str) ->
     ]
     assert {each.status for each in told} == {DONE}
     assert len({each.digest for each in told}) == 1
-    assert DEPTH_MAX // 3 < unpack(told[0].body) <= DEPTH_MAX
+    is_bounded = sys.version_info < (3, 12) or what.rsplit(" ", 1)[1] not in ("repr", "json", "pickle")
+    assert DEPTH_MAX // 3 < unpack(told[0].body) <= (DEPTH_MAX if is_bounded else 2 * DEPTH_MAX), "C has its own bound"
 
 
 def test_v21_the_recursion_limit_of_others_is_left_as_it_was() -> None:
