@@ -19,6 +19,7 @@ COMPILED = (
         f"replicator/core/{name}.py"
         for name in (
             "active",
+            "admission",
             "backup",
             "changes",
             "clocks",

@@ -80,28 +80,7 @@ def add_processes(add: Add) -> None:
 
 def add_tools(add: Add) -> None:
     """Describe the commands that do something and end."""
-    status = add(
-        "status",
-        "show every node, one line each",
-        "Show every node: role, view, seq, lag behind the furthest, replies held, open transactions, digest, one sentence.\n\n"
-        "  replicator status prepaid.toml --watch\n  replicator status prepaid.toml -o json\n\n"
-        "Below them: name server, arbiter, distributor, and each thing that is not as it should be.\n"
-        "Equal digests at equal seq mean equal data. Exit status 0: all is well; 1: no node serves; 3: a node serves, and\n"
-        "something is wrong: a node is away or outside, messages are held by one node only, the arbiter does not answer.",
-    )
-    status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
-    events = add(
-        "events",
-        "show when a node was left alone, and when all was level again",
-        "Show the events of the database as its nodes remember them, each once: when a node was left alone with what it\n"
-        "acknowledged (mismatch arisen), and when all was level again (mismatch recovered).\n\n"
-        "  replicator events prepaid.toml --follow\n  replicator events prepaid.toml -o json",
-    )
-    events.add_argument("--follow", action="store_true", help="go on, and show each new one, until Ctrl-C")
-    for command in (status, events):
-        command.add_argument(
-            "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
-        )
+    add_looking(add)
     add_difference(add)
     add_clock(add)
     add(
@@ -132,6 +111,32 @@ def add_tools(add: Add) -> None:
         "the cent. Takes the options of `python -m examples.prepaid.demo --help`.\n\n  replicator demo --kills 2 --seed 7",
     )
     demo.add_argument("options", nargs=argparse.REMAINDER, help="passed on to the demo")
+
+
+def add_looking(add: Add) -> None:
+    """Describe the commands that show how the database is."""
+    status = add(
+        "status",
+        "show every node, one line each",
+        "Show every node: role, view, seq, lag behind the furthest, replies held, open transactions, digest, one sentence.\n\n"
+        "  replicator status prepaid.toml --watch\n  replicator status prepaid.toml -o json\n\n"
+        "Below them: name server, arbiter, distributor, and each thing that is not as it should be.\n"
+        "Equal digests at equal seq mean equal data. Exit status 0: all is well; 1: no node serves; 3: a node serves, and\n"
+        "something is wrong: a node is away or outside, messages are held by one node only, the arbiter does not answer.",
+    )
+    status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
+    events = add(
+        "events",
+        "show when a node was left alone, and when all was level again",
+        "Show the events of the database as its nodes remember them, each once: when a node was left alone with what it\n"
+        "acknowledged (mismatch arisen), and when all was level again (mismatch recovered).\n\n"
+        "  replicator events prepaid.toml --follow\n  replicator events prepaid.toml -o json",
+    )
+    events.add_argument("--follow", action="store_true", help="go on, and show each new one, until Ctrl-C")
+    for command in (status, events):
+        command.add_argument(
+            "-o", "--output", choices=["table", "json"], default="table", help="what to print (default table)"
+        )
 
 
 def add_recovery(add: Add) -> None:

@@ -15,11 +15,11 @@ import bisect
 from collections import deque
 from typing import NoReturn
 
+from replicator.core.admission import full_limit
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.frames import Forward, ForwardAck
 from replicator.core.messages import (
     MESSAGE_HEAD,
-    NAMED_PREFIX,
     PROBE,
     TXN_ID_BYTES,
     Answer,
@@ -126,7 +126,7 @@ class Active:
         except UsageError as error:  # the caller's mistake, whatever the state: answered at once
             self._answer(token, Status.REFUSED, refusal_body(error), 0, Level.ASYNC)
             return
-        limit = self._full_limit(verdict, txn_id)
+        limit = full_limit(state, verdict, txn_id)
         if limit:
             self._answer(token, Status.OVERLOADED, pack_wire([limit, RETRY_AFTER_MS]), 0, Level.ASYNC)
             return
@@ -139,32 +139,6 @@ class Active:
         if asked == Level.DURABLE:
             raise UsageError("ack 'durable' needs a store on disk; this database has store = \"memory\"")
         raise UsageError(f"ack level {asked!r} is unknown")
-
-    def _full_limit(self, verdict: Verdict, txn_id: bytes) -> str:
-        """Return the name of the limit that is reached, "" if none."""
-        state = self.state
-        rules, fifo, transactions = state.rules, state.fifo, state.transactions
-        if fifo.last_seq - fifo.held_by_all >= rules.fifo_entries_max:
-            return "fifo_entries_max"
-        if fifo.bytes_held >= rules.fifo_bytes_max + rules.log_bytes_max:
-            return "fifo_bytes_max"
-        if verdict is Verdict.NEW:
-            if len(transactions.open) >= rules.open_txns_max:
-                return "open_txns_max"
-            if not transactions.has_room(txn_id, state.clocks.age_ms, rules.remembered_named_max):
-                return "remembered_named_max" if txn_id.startswith(NAMED_PREFIX) else "remembered_replies_max"
-            if state.database.row_count >= rules.rows_max:
-                return "rows_max"
-            if state.database.bytes_held >= rules.rows_bytes_max:
-                return "rows_bytes_max"
-        pinned = fifo.pinned_seq
-        if pinned is not None and (
-            fifo.last_seq - pinned >= rules.log_entries_max or fifo.bytes_held >= rules.log_bytes_max
-        ):
-            return "log_entries_max"  # a returning node needs what is held (C7)
-        if not rules.continue_alone and state.view is not None and state.view.is_mismatch:
-            return "backups_min"
-        return ""
 
     def _stamp(self, kind: Kind, message: bytes) -> Entry:
         """Give a message its control header and its place, and have it executed."""

@@ -92,6 +92,20 @@ class Recovery:
             "left": self.rows_left,
         }
 
+    def status(self) -> dict[str, object]:
+        """Return what an operator wants to know of this life's catch-ups."""
+        totals = self.totals
+        return {
+            "catching_up": self.progress,
+            "catchups": totals.catchups,
+            "catchup_rows": totals.rows,
+            "catchup_bytes": totals.bytes,
+            "catchup_ms": totals.ms,
+            "rolled_back": totals.rolled_back,
+            "catchups_failed": totals.failed,
+            "catchup_failed_because": self.failed_because,
+        }
+
     def stop(self, why: str) -> None:
         """Drop what was collected: nothing of it has touched the state."""
         if self.source is not None:

@@ -222,7 +222,6 @@ class Replica:
         """Return what an operator wants to know: plain values by name; see `replicator status`."""
         state = self.state
         view = state.view
-        returned = self.council.recovery.totals
         return {
             "node": state.me.name,
             "incarnation": state.me.incarnation,
@@ -253,14 +252,7 @@ class Replica:
             "fingerprint": state.fingerprint.hex(),
             "tables": [table.name for table in state.database.tables],
             "schema": list(state.schema),
-            "catching_up": self.council.recovery.progress,
-            "catchups": returned.catchups,
-            "catchup_rows": returned.rows,
-            "catchup_bytes": returned.bytes,
-            "catchup_ms": returned.ms,
-            "rolled_back": returned.rolled_back,
-            "catchups_failed": returned.failed,
-            "catchup_failed_because": self.council.recovery.failed_because,
+            **self.council.recovery.status(),
             "awaited": "" if self.active.awaited is None else self.active.awaited.name,
             "slowest_ack_ms": {name: peer.slowest_ms for name, peer in self.active.peers.items()},
             "safe": view is not None and view.safe,

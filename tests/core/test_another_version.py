@@ -178,7 +178,7 @@ def test_u4_a_service_without_a_handler_that_an_open_transaction_names_does_not_
     stored = world.disks[backup.name].load()
     for name in (active.name, backup.name):
         with pytest.raises(
-            SchemaMismatch, match=rf"lacks the handler {gone}, .* 1 open transactions wait: [0-9a-f]{{32}}\. "
+            SchemaMismatch, match=rf"lacks the handler {gone}, .* 1 open transactions wait: [0-9a-f-]{{33}}\. "
         ):
             world.restart(name, "new version")
     assert world.disks[backup.name].load() == stored
