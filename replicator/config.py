@@ -115,6 +115,11 @@ class LimitsConfig:
         1_000_000,
         "remembered replies (about 500 bytes each); above: the oldest are forgotten after retain_min_ms, else Overloaded",
     )
+    txn_replies_bytes_max: int = _key(
+        65_536,
+        "bytes of replies kept of one transaction of a chosen name, so that it can be taken up from its first message; "
+        "beyond: the oldest go, and a repeat of theirs is StaleMessage",
+    )
     deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
     connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")
     clt_keys_max: int = _key(

@@ -65,9 +65,9 @@ __all__ = [
     "read_txn_id",
 ]
 
-#: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
-#: entry forgets, how deep a value may be); two versions never talk to each other.
-WIRE_VERSION = 4
+#: Raised when a frame changes shape, or when nodes would come to another state by the same entries (5: the replies of a
+#: named transaction, how an id looks in `ctx.txn_id`); two versions never talk to each other.
+WIRE_VERSION = 5
 SUBMIT_VERSION = 1
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1

@@ -95,7 +95,7 @@ class Active:
                 return
             verdict = state.transactions.judge(message, txn_id, msg_no, spec.name, state.clock_ms)
             if verdict is Verdict.REPEAT:
-                self._repeat(token, txn_id, level)
+                self._repeat(token, txn_id, msg_no, level)
                 return
             if isinstance(verdict, ReplicatorError):
                 self._hold(token, Status.REFUSED, refusal_body(verdict), state.fifo.executed_seq)
@@ -172,11 +172,13 @@ class Active:
             self._stamp(Kind.DEADLINE, head + pack_wire([transaction.expectation.otherwise, {}]))
             state.note("deadline", txn=shown_id(transaction.txn_id), otherwise=transaction.expectation.otherwise)
 
-    def _repeat(self, token: object, txn_id: bytes, level: Level) -> None:
+    def _repeat(self, token: object, txn_id: bytes, msg_no: int, level: Level) -> None:
         """Answer a repeat with the remembered bytes, as soon as those may be released (P2)."""
         transaction = self.state.transactions.find(txn_id)
         assert transaction is not None
-        self._wait(token, level, transaction.seq, transaction.status, transaction.body)
+        reply = transaction.reply_to(msg_no)
+        assert reply is not None
+        self._wait(token, level, reply.seq, reply.status, reply.body)
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 

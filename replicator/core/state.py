@@ -64,6 +64,7 @@ class Rules:
     open_txns_max: int = 100_000
     remembered_replies_max: int = 1_000_000
     deadline_ms_max: int = 86_400_000
+    txn_replies_bytes_max: int = 65_536
     rows_max: int = 10_000_000
     clt_keys_max: int = 500_000
     join_entries_max: int = 1_000
@@ -83,6 +84,7 @@ class Rules:
             self.retain_named_ms,
             self.max_skew_ms,
             self.remembered_replies_max,
+            self.txn_replies_bytes_max,
         )
 
 

@@ -92,6 +92,7 @@ def rules_of(config: Config) -> Rules:
         open_txns_max=limits.open_txns_max,
         remembered_replies_max=limits.remembered_replies_max,
         deadline_ms_max=limits.deadline_ms_max,
+        txn_replies_bytes_max=limits.txn_replies_bytes_max,
         rows_max=limits.rows_max,
         clt_keys_max=limits.clt_keys_max,
         join_entries_max=limits.join_entries_max,

@@ -35,6 +35,7 @@ class Caller:
     read_part: float = 0.3
     stale_part: float = 0.0
     repeat_part: float = 0.0
+    named_part: float = 0.0  # of the transactions of several messages; only where names are remembered throughout
     keys: tuple[str, ...] = ("k0",)
     think_ms: float = 20.0
     nap_part: float = 0.0  # of the pauses, so many are long

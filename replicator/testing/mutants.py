@@ -231,7 +231,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "P2",
         "a repeat is answered from the table at once",
         ACTIVE,
-        "        self._wait(token, level, transaction.seq, transaction.status, transaction.body)",
+        "        self._wait(token, level, reply.seq, reply.status, reply.body)",
         "        self._answer(token, transaction.status, transaction.body, transaction.seq, level)",
     ),
     one(
@@ -263,6 +263,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "            state.transactions.rearm()\n",
         "            state.transactions.rearm()\n            state.transactions.finished.clear()\n"
         "            state.transactions.named.clear()\n",
+    ),
+    one(
+        "P2",
+        "only the last reply of a named transaction is remembered",
+        TRANSACTIONS,
+        "        self.past = tuple(past[first:])",
+        "        self.past = ()",
+    ),
+    one(
+        "P2",
+        "a backup drops the earlier replies of a named transaction",
+        TRANSACTIONS,
+        "            if known is not None and txn_id.startswith(NAMED_PREFIX):",
+        "            if known is not None and txn_id.startswith(NAMED_PREFIX) and not entry.packed:",
     ),
     one(
         "P2",
