@@ -225,8 +225,9 @@ def transaction(client: S, *, txn_id: str | None = None) -> contextlib.AbstractC
 
     After OutcomeUnknown or Unavailable, repeat the same call with the same arguments: it is sent as the same message. A
     different call then raises TransactionError. *txn_id* names the transaction, so that it can be taken up after a crash
-    of the caller by repeating its messages from the first. Leaving the block sends nothing: the handlers decide when a
-    transaction ends. Read the id with `reply`.
+    of the caller: the same calls from the first on get the replies that they got, and the first new one goes on from there.
+    (Of one without a name only the last message can be repeated, by the id that `reply` and errors show.) Leaving the block
+    sends nothing: the handlers decide when a transaction ends. Read the id with `reply`.
     """
     caller = _caller_of(client)
     made = caller.embedded.new_txn_id() if txn_id is None else read_txn_id(txn_id)

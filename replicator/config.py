@@ -130,6 +130,11 @@ class LimitsConfig:
         500_000,
         "remembered replies of transactions whose id the caller chose, beside those; above: new ones of these are Overloaded",
     )
+    txn_replies_bytes_max: int = _key(
+        65_536,
+        "bytes of replies kept of one transaction of a chosen name, so that it can be taken up from its first message; "
+        "beyond: the oldest go, and a repeat of theirs is StaleMessage",
+    )
     deadline_ms_max: int = _key(86_400_000, "longest ctx.expect(within_ms=...); above: the handler fails")
     connections_max: int = _key(1_000, "open connections of one process; above: refused with the reason")
     connections_reserved: int = _key(

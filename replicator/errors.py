@@ -135,7 +135,7 @@ class MessageGap(TransactionError):
 
 
 class StaleMessage(TransactionError):
-    """Older than the last message of the transaction: its reply is no longer kept."""
+    """Older than the last message of the transaction: its reply is not kept, or no longer (`txn_replies_bytes_max`)."""
 
 
 class TooLate(TransactionError):

@@ -21,7 +21,6 @@ from replicator.core.frames import Forward, ForwardAck
 from replicator.core.messages import (
     MESSAGE_HEAD,
     PROBE,
-    TXN_ID_BYTES,
     Answer,
     Entry,
     Facts,
@@ -32,7 +31,7 @@ from replicator.core.messages import (
 )
 from replicator.core.peers import Barrier, Peer
 from replicator.core.state import Role, State
-from replicator.core.transactions import Verdict
+from replicator.core.transactions import Remembered, Verdict
 from replicator.core.views import Member, View
 from replicator.errors import MessageTooLarge, ReplicatorError, UsageError
 from replicator.ids import shown_id
@@ -96,8 +95,9 @@ class Active:
             self.answer_not_active(token)
             return
         message = submitted.message
-        if state.transactions.is_repeat(message):
-            self._repeat(submitted, message[:TXN_ID_BYTES])
+        reply = state.transactions.answered(message)
+        if reply is not None:
+            self._repeat(submitted, reply)
             return
         try:
             level = self._levels.get(submitted.level) or self._refuse_level(submitted.level)
@@ -116,7 +116,10 @@ class Active:
                 return
             verdict = state.transactions.judge(message, txn_id, msg_no, name, state.clocks.time_ms)
             if verdict is Verdict.REPEAT:
-                self._repeat(submitted, txn_id)
+                transaction = state.transactions.find(txn_id)
+                reply = None if transaction is None else transaction.reply_to(msg_no)
+                assert reply is not None
+                self._repeat(submitted, reply)
                 return
             if isinstance(verdict, ReplicatorError):
                 self._hold(token, Status.REFUSED, refusal_body(verdict), state.fifo.executed_seq)
@@ -174,12 +177,10 @@ class Active:
             self._stamp(Kind.DEADLINE, head + pack_wire([transaction.expectation.otherwise, {}]))
             state.note("deadline", txn=shown_id(transaction.txn_id), otherwise=transaction.expectation.otherwise)
 
-    def _repeat(self, submitted: Submitted, txn_id: bytes) -> None:
+    def _repeat(self, submitted: Submitted, reply: Remembered) -> None:
         """Answer a repeat with the remembered bytes, as soon as those may be released (P2)."""
-        transaction = self.state.transactions.find(txn_id)
-        assert transaction is not None
         level = self._levels.get(submitted.level, self.state.rules.ack)
-        self._wait(submitted.token, level, transaction.seq, transaction.status, transaction.body)
+        self._wait(submitted.token, level, reply.seq, reply.status, reply.body)
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class Rules:
     deadline_ms_max: int = 86_400_000
     reply_bytes_max: int = 1 << 20
     row_bytes_max: int = 1 << 20
+    txn_replies_bytes_max: int = 65_536
     rows_max: int = 10_000_000
     rows_bytes_max: int = 4 << 30
     clt_keys_max: int = 500_000
@@ -101,6 +102,7 @@ class Rules:
             self.retain_named_ms,
             self.max_skew_ms,
             self.remembered_replies_max,
+            self.txn_replies_bytes_max,
         )
 
 

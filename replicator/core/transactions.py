@@ -1,8 +1,10 @@
 """Own the open transactions (TSD, expectations, deadlines) and the remembered replies: the duplicate filter (P2, P5).
 
 Replicated state: every node changes it only by `record`, at the same entry, in the same way. A transaction remembers
-its last reply; a repeat of that message gets the same bytes, an older one is stale. Finished ones are pruned, and deadlines
-pass, by the passed time that entries carry (`age_ms`), never by a wall clock (V19): after `retain_ms`, or after
+its last reply; a repeat of that message gets the same bytes, an older one is stale. One whose id its caller chose remembers
+the earlier ones as well, up to `txn_replies_bytes_max`, as another life of the caller may take it up from the first.
+Finished ones are pruned, and deadlines pass, by the passed time that entries carry (`age_ms`), never by a wall clock (V19):
+after `retain_ms`, or after
 `retain_min_ms` once there are `remembered_max`; ids made at or before the newest pruned one are refused, never run again.
 Named ones have no time in their ids, so nothing would refuse them afterwards: they stay for `retain_named_ms`.
 
@@ -48,6 +50,20 @@ OVER_DEADLINES_MIN = 10_000
 ARGUMENTS_PERMUTED_MAX = 5
 #: An odd number without a pattern: it spreads a time over the 64 bits of a transaction's hash.
 _TIME_MIX = 0xC2B2AE3D27D4EB4F
+#: The same for the hash before: a transaction's hash covers all its messages, as their replies are state.
+_PAST_MIX = 0x9E3779B97F4A7C15
+#: Counted for a remembered reply besides its bytes, about what it takes in memory: many small ones are bounded, too.
+REPLY_BYTES = 200
+
+
+class Remembered(NamedTuple):
+    """The reply to one message of a transaction."""
+
+    msg_no: int
+    seq: int
+    status: int
+    body: bytes
+    checksum: int
 
 
 class Transaction:
@@ -65,6 +81,7 @@ class Transaction:
         "expectation",
         "hash",
         "msg_no",
+        "past",
         "seq",
         "status",
         "tsd",
@@ -84,6 +101,25 @@ class Transaction:
         self.deadline_ms = 0
         self.ended_ms = 0
         self.hash = 0
+        #: Replies to the messages before the last, in their order without a gap; of named transactions only.
+        self.past: tuple[Remembered, ...] = ()
+
+    def reply_to(self, msg_no: int) -> Remembered | None:
+        """Return the remembered reply to a message; None if it is not remembered (any more). O(1)."""
+        if msg_no == self.msg_no:
+            return Remembered(self.msg_no, self.seq, self.status, self.body, self.checksum)
+        index = msg_no - (self.msg_no - len(self.past))
+        return self.past[index] if 0 <= index < len(self.past) else None
+
+    def keep_reply(self, bytes_max: int) -> None:
+        """Remember the last reply among the past ones, as another message follows; the oldest go beyond *bytes_max*."""
+        past = [*self.past, Remembered(self.msg_no, self.seq, self.status, self.body, self.checksum)]
+        held = sum(len(each.body) for each in past) + REPLY_BYTES * len(past)
+        first = 0
+        while held > bytes_max and first < len(past):
+            held -= len(past[first].body) + REPLY_BYTES
+            first += 1
+        self.past = tuple(past[first:])
 
     @property
     def is_open(self) -> bool:
@@ -107,6 +143,7 @@ class Transaction:
                     self.deadline_ms,
                     self.ended_ms,
                     self.hash,
+                    self.past,
                 ]
             )
         )
@@ -128,7 +165,10 @@ class Transaction:
                 transaction.deadline_ms,
                 transaction.ended_ms,
                 transaction.hash,
+                *more,
             ) = unpack_wire(unchecked(packed))
+            if more:  # a folder of before there were any has none
+                transaction.past = tuple(Remembered(*each) for each in more[0])
             transaction.expectation = None if expected is None else Expectation(*expected)
         except (UsageError, ValueError, TypeError) as error:
             raise CorruptRecord(f"not a transaction: {error}") from error
@@ -140,7 +180,7 @@ class Verdict(Enum):
 
     NEW = "first message of a transaction"
     NEXT = "next message of an open transaction"
-    REPEAT = "repeat of the last message"
+    REPEAT = "repeat of a message whose reply is remembered"
 
 
 @dataclass(frozen=True)
@@ -152,6 +192,7 @@ class TransactionRules:
     retain_named_ms: int
     max_skew_ms: int
     remembered_max: int
+    txn_replies_bytes_max: int = 65_536
 
 
 class Transactions:
@@ -184,15 +225,13 @@ class Transactions:
         transaction = self.open.get(txn_id)
         return transaction is not None and transaction.expect_no == expect_no
 
-    def is_repeat(self, message: bytes) -> bool:
-        """Whether these are the very bytes of a transaction's last message. O(bytes) if its id is known, else O(1)."""
+    def answered(self, message: bytes) -> Remembered | None:
+        """Return the reply to these very bytes, if it is remembered. O(bytes) if their id is known, else O(1)."""
         transaction = self.find(message[:TXN_ID_BYTES])
-        return (
-            transaction is not None
-            and len(message) >= MESSAGE_HEAD.size
-            and MESSAGE_HEAD.unpack_from(message)[1] == transaction.msg_no
-            and transaction.checksum == zlib.crc32(message)
-        )
+        if transaction is None or len(message) < MESSAGE_HEAD.size:
+            return None
+        reply = transaction.reply_to(MESSAGE_HEAD.unpack_from(message)[1])
+        return reply if reply is not None and reply.checksum == zlib.crc32(message) else None
 
     def judge(
         self, message: bytes, txn_id: bytes, msg_no: int, handler: object, now_ms: int
@@ -205,11 +244,12 @@ class Transactions:
         if msg_no == last + 1 and transaction.expectation is not None and handler in transaction.expectation.messages:
             return Verdict.NEXT
         shown = shown_id(txn_id)
-        if msg_no == last:
-            if transaction.checksum not in checksums(message):
-                return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
-            return Verdict.REPEAT
-        if msg_no < last:
+        if msg_no <= last:
+            reply = transaction.reply_to(msg_no)
+            if reply is not None:
+                if not any(reply.checksum == each for each in checksums(message)):
+                    return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
+                return Verdict.REPEAT
             return StaleMessage(f"message {msg_no} of transaction {shown} is past: message {last} was processed")
         if transaction.expectation is None:
             return TransactionFinished(f"transaction {shown} ended with message {last} (or its deadline)")
@@ -246,13 +286,16 @@ class Transactions:
         transaction = known or Transaction(txn_id)
         self.digest -= transaction.hash
         if entry.kind == Kind.MESSAGE:
+            if known is not None and txn_id.startswith(NAMED_PREFIX):
+                transaction.keep_reply(self.rules.txn_replies_bytes_max)
             transaction.msg_no = entry.msg_no
             transaction.seq = entry.seq
             transaction.status = status
             transaction.body = body
             transaction.checksum = zlib.crc32(entry.message)
         # The same outcome at the same seq of another view is another transaction: it is pruned at another time.
-        transaction.hash = (int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX) & DIGEST_MASK
+        mixed = int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX + transaction.hash * _PAST_MIX
+        transaction.hash = mixed & DIGEST_MASK
         self.digest = (self.digest + transaction.hash) & DIGEST_MASK
         if not outcome.is_kept:
             self._set_expectation(transaction, entry, outcome)

@@ -99,6 +99,7 @@ def rules_of(config: Config) -> Rules:
         deadline_ms_max=limits.deadline_ms_max,
         reply_bytes_max=limits.reply_bytes_max,
         row_bytes_max=limits.row_bytes_max,
+        txn_replies_bytes_max=limits.txn_replies_bytes_max,
         rows_max=limits.rows_max,
         rows_bytes_max=limits.rows_bytes_max,
         clt_keys_max=limits.clt_keys_max,

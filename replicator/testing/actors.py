@@ -36,6 +36,7 @@ class Caller:
     stale_part: float = 0.0
     repeat_part: float = 0.0
     named_part: float = 0.0  # of the transactions of one message, so many have names
+    two_lives_part: float = 0.0  # of those of several, so many have names and are taken up; where names stay remembered
     keys: tuple[str, ...] = ("k0",)
     think_ms: float = 20.0
     nap_part: float = 0.0  # of the pauses, so many are long

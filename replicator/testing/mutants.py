@@ -242,15 +242,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "P2",
         "a repeat is answered from the table at once",
         ACTIVE,
-        "        self._wait(submitted.token, level, transaction.seq, transaction.status, transaction.body)",
-        "        self._answer(submitted.token, transaction.status, transaction.body, transaction.seq, level)",
+        "        self._wait(submitted.token, level, reply.seq, reply.status, reply.body)",
+        "        self._answer(submitted.token, reply.status, reply.body, reply.seq, level)",
     ),
-    one(
+    Mutant(
         "P2",
         "a repeat is taken as new",
-        TRANSACTIONS,
-        "            return Verdict.REPEAT",
-        "            return Verdict.NEXT",
+        (
+            Edit(
+                ACTIVE,
+                "        if reply is not None:\n            self._repeat(submitted, reply)\n",
+                "        if False:\n            self._repeat(submitted, reply)\n",
+            ),
+            Edit(TRANSACTIONS, "                return Verdict.REPEAT", "                return Verdict.NEXT"),
+        ),
     ),
     one("P2", "what is too old is run again", TRANSACTIONS, "if 0 < made_ms <= self.watermark_ms:", "if False:"),
     one(
@@ -274,6 +279,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "            state.transactions.rearm()\n",
         "            state.transactions.rearm()\n            state.transactions.finished.clear()\n"
         "            state.transactions.named.clear()\n",
+    ),
+    one(
+        "P2",
+        "only the last reply of a named transaction is remembered",
+        TRANSACTIONS,
+        "        self.past = tuple(past[first:])",
+        "        self.past = ()",
+    ),
+    one(
+        "P2",
+        "a backup drops the earlier replies of a named transaction",
+        TRANSACTIONS,
+        "            if known is not None and txn_id.startswith(NAMED_PREFIX):",
+        "            if known is not None and txn_id.startswith(NAMED_PREFIX) and not entry.packed:",
     ),
     one(
         "P2",

@@ -20,7 +20,7 @@ from replicator.service import invoker_of
 from replicator.testing.actors import Caller, Script, caller_script, run
 from replicator.testing.checkers import check
 from replicator.testing.cluster import Cluster
-from replicator.testing.faults import Options
+from replicator.testing.faults import NAMED_MS_MAX, Options
 from replicator.testing.nemesis import Nemesis
 from replicator.testing.settled import why_not_whole
 from replicator.testing.sim.client import SimWay
@@ -37,6 +37,8 @@ BUSY_THINK_MS = 0.01
 REPEATS_MAX = 30
 #: How often the last repeats are sent.
 ROUNDS_MAX = 8
+#: Of the transactions of several messages so many have a name, and are taken up by another life of their caller.
+TWO_LIVES_PART = 0.25
 _KNOWN = ("done", "aborted", "failed", "refused", "too_late")
 
 
@@ -170,6 +172,7 @@ class Run:
             read_part=options.read_part if is_own else self._read_part(only),
             named_part=0.0 if is_own else options.named_part,
             stale_part=0.0 if is_own else options.stale_part,
+            two_lives_part=TWO_LIVES_PART if options.timing.retain_named_ms > NAMED_MS_MAX else 0.0,
             keys=tuple(f"k{number}" for number in range(options.keys)),
             think_ms=options.think_ms * (1 if is_own else self._random.choice((1, 1, 1, 12))),
             nap_part=options.nap_part,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from replicator.client import transaction
-from replicator.errors import Aborted, UsageError
+from replicator.errors import Aborted, StaleMessage, UsageError
 from replicator.service import Service
-from replicator.testing.actors import Caller, Script
+from replicator.testing.actors import Abandoned, Caller, Script
 from replicator.testing.history import Call, History
 from replicator.testing.registers import PATIENCE_MS, Registers
 
@@ -87,6 +87,9 @@ def _converse(caller: Caller) -> Script:
 
 def _sum(caller: Caller, key: str) -> Script:
     chance = caller.random
+    if caller.two_lives_part and chance.random() < caller.two_lives_part:
+        yield from _sum_of_two_lives(caller, key)
+        return
     with transaction(caller.client) as talk:
         yield from caller.say(talk.begin, key=key)
         for _ in range(chance.randrange(4)):
@@ -97,6 +100,31 @@ def _sum(caller: Caller, key: str) -> Script:
             return  # never ended: its deadline has to
         yield chance.expovariate(1 / (2 * caller.think_ms))
         yield from caller.say(talk.end)
+
+
+def _sum_of_two_lives(caller: Caller, key: str) -> Script:
+    """A caller that dies anywhere in a named transaction; its next life repeats it from the first message, and ends it."""
+    chance = caller.random
+    name = f"sum {chance.getrandbits(64)}"
+    steps: list[tuple[str, dict[str, Any]]] = [("begin", {"key": key})]
+    steps += [("more", {"count": chance.randrange(-20, 100)}) for _ in range(chance.randrange(4))]
+    steps.append(("end", {}))
+    for length in (chance.randrange(1, len(steps) + 1), len(steps)):
+        with transaction(caller.client, txn_id=name) as talk:
+            yield from _say_all(caller, talk, steps[:length])
+
+
+def _say_all(caller: Caller, talk: Any, steps: list[tuple[str, dict[str, Any]]]) -> Script:
+    for handler, arguments in steps:
+        try:
+            yield from caller.say(getattr(talk, handler), **arguments)
+        except Abandoned:
+            return
+        except Aborted:
+            pass  # a refusal: the sum goes on as it was
+        except StaleMessage as error:
+            raise AssertionError(f"P2: a named transaction does not answer again: {error}") from error
+        yield caller.random.expovariate(1 / (2 * caller.think_ms))
 
 
 def _audit(caller: Caller) -> Script:

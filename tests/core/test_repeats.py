@@ -161,5 +161,5 @@ def test_invoke_packs_arguments_by_name() -> None:
 @pytest.mark.parametrize("message", [b"", bytes(5), bytes(20), b"\xff" * 40])
 def test_garbage_is_no_repeat(message: bytes) -> None:
     world = World(Bank)
-    assert not world.active.replica.state.transactions.is_repeat(message)
+    assert world.active.replica.state.transactions.answered(message) is None
     assert say(world, message).status == REFUSED

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.core.effects import Submitted, TurnEnded
-from replicator.core.messages import Answer, Status, encode_message, new_txn_id
+from replicator.core.messages import Answer, Status, encode_message, named_txn_id, new_txn_id
 from replicator.core.state import Rules
-from replicator.core.transactions import Verdict
+from replicator.core.transactions import REPLY_BYTES, Transaction, Verdict
+from replicator.ids import shown_id
 from tests.core.services import Bank
 from tests.core.world import World
 
@@ -72,7 +73,7 @@ def test_p5_messages_out_of_order_are_told_apart(msg_no: int, handler: str, erro
     seq = world.active.replica.state.fifo.last_seq
     status, value = world.call(name, "t", msg_no, handler, **arguments)
     if msg_no == 1:
-        assert (status, value) == (REFUSED, "StaleMessage")
+        assert (status, value) == (DONE, shown_id(named_txn_id("t")))
     elif error:
         assert (status, value) == (REFUSED, error)
     else:
@@ -268,7 +269,9 @@ def test_p9_a_reached_limit_is_overloaded_and_names_itself(limit: str, value: in
 def test_the_duplicate_filter_against_a_plain_model(steps: list[tuple[int, int, str, int]], kill_at: int) -> None:
     """Random messages, repeats, gaps and one failover: each message takes effect at most once, repeats are equal."""
     world = World(Bank)
-    last: dict[int, tuple[int, str, tuple[Status, Any]]] = {}  # txn -> its last message and outcome
+    known_replies: dict[
+        tuple[int, int], tuple[str, tuple[Status, Any]]
+    ] = {}  # (txn, msg_no) -> its message and outcome
     totals: dict[int, int] = {}
     booked = 0
     for index, (txn, msg_no, handler, cents) in enumerate(steps):
@@ -279,9 +282,9 @@ def test_the_duplicate_filter_against_a_plain_model(steps: list[tuple[int, int, 
         arguments = known[handler]
         key = f"{handler}{arguments}"
         got = world.call(world.active.name, f"txn {txn}", msg_no, handler, **arguments)
-        no, last_key, outcome = last.get(txn, (0, "", (DONE, None)))
-        if msg_no == no and key == last_key:
-            assert got == outcome
+        no = max((each for one, each in known_replies if one == txn), default=0)
+        if msg_no <= no and key == known_replies[txn, msg_no][0]:
+            assert got == known_replies[txn, msg_no][1]
         elif msg_no == no + 1 and ((no == 0 and handler == "begin") or (txn in totals and handler in ("add", "end"))):
             assert got[0] is DONE
             if handler == "begin":
@@ -292,13 +295,91 @@ def test_the_duplicate_filter_against_a_plain_model(steps: list[tuple[int, int, 
             else:
                 booked += totals.pop(txn)
                 assert got[1] == booked
-            last[txn] = (msg_no, key, got)
+            known_replies[txn, msg_no] = (key, got)
         elif msg_no == 1 and no == 0:
             assert got[0] is FAILED  # add or end as a first message: its TSD is missing, the handler fails
-            last[txn] = (msg_no, key, got)
+            known_replies[txn, msg_no] = (key, got)
         else:
             assert got[0] is REFUSED
     world.check()
+
+
+def taken_up(world: World, messages: list[tuple[str, dict[str, Any]]]) -> list[tuple[Status, Any]]:
+    """What another life of the caller gets for the messages of transaction "order", from the first on."""
+    return [
+        world.call(world.active.name, "order", no, *each[:1], **each[1]) for no, each in enumerate(messages, start=1)
+    ]
+
+
+ORDER: list[tuple[str, dict[str, Any]]] = [
+    ("begin", {"owner": "bob"}),
+    ("add", {"cents": 7}),
+    ("add", {"cents": -1}),  # refused, and remembered like any outcome
+    ("add", {"cents": 5}),
+    ("end", {}),
+]
+
+
+@pytest.mark.parametrize("count", range(1, len(ORDER) + 1))
+def test_p2_a_named_transaction_is_taken_up_from_its_first_message(count: int) -> None:
+    """Wherever its caller died, and after a failover: the same replies for what was processed, then it goes on."""
+    world = World(Bank)
+    first = taken_up(world, ORDER[:count])
+    assert [status for status, _ in first] == [DONE, DONE, ABORTED, DONE, DONE][:count]
+    assert taken_up(world, ORDER[:count]) == first
+    survivor(world)
+    again = taken_up(world, ORDER)
+    assert again[:count] == first
+    assert again[-1] == (DONE, 12)
+    assert taken_up(world, ORDER) == again
+    assert world.call(world.active.name, "order", 2, "add", cents=8) == (REFUSED, "BadArguments")
+    world.check()
+
+
+def test_p2_its_replies_outlive_its_deadline_and_come_back_with_a_nodes_rows() -> None:
+    """A deadline is no message: what was answered before stays. A node that returns is given the replies as rows."""
+    world = World(Bank)
+    first = taken_up(world, ORDER[:3])
+    backup = world.backups[0].name
+    world.kill(backup)
+    world.settle(1_500)
+    again = taken_up(world, ORDER[:4])
+    world.restart(backup, f"{backup}2")
+    world.settle(1_500)
+    world.settle(12_000)  # its deadline
+    survivor(world)
+    assert again[:3] == first
+    assert taken_up(world, ORDER) == [*again, (REFUSED, "TransactionFinished")]
+    world.check()
+
+
+def test_the_earlier_replies_of_a_named_transaction_are_bounded() -> None:
+    """The oldest go; a repeat of theirs says so. The digest has all of them, kept or not."""
+    world = World(Bank, rules=Rules(txn_replies_bytes_max=3 * (REPLY_BYTES + 5)))
+    messages: list[tuple[str, dict[str, Any]]] = [("begin", {"owner": "x"})] + [("add", {"cents": 1})] * 9
+    first = taken_up(world, messages)
+    assert taken_up(world, messages) == [(REFUSED, "StaleMessage")] * 6 + first[6:]
+    transactions = world.active.replica.state.transactions
+    [transaction] = transactions.open.values()
+    again = Transaction.from_bytes(transaction.txn_id, transaction.to_bytes())
+    assert [again.reply_to(number) for number in range(12)] == [transaction.reply_to(number) for number in range(12)]
+    assert [number for number in range(12) if again.reply_to(number)] == [7, 8, 9, 10]
+    world.check()
+
+
+def test_of_a_transaction_without_a_name_only_the_last_reply_is_kept() -> None:
+    """Nobody can take it up by name, so nobody needs the others."""
+    world = World(Bank)
+    txn_id = new_txn_id(world.now_ms, b"0123456789")
+    for msg_no, (handler, arguments) in enumerate(ORDER[:3], start=1):
+        world.active.give(Submitted(f"m{msg_no}", encode_message(txn_id, msg_no, handler, arguments), 0, False))
+        world.active.give(TurnEnded())
+        world.run()
+    assert world.active.replica.state.transactions.open[txn_id].past == ()
+    world.active.give(Submitted("again", encode_message(txn_id, 1, *ORDER[0]), 0, False))
+    world.active.give(TurnEnded())
+    world.run()
+    assert world.outcome("again") == (REFUSED, "StaleMessage")
 
 
 def test_the_verdicts_are_all_reached() -> None:

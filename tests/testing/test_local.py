@@ -10,6 +10,7 @@ import pytest
 
 from replicator import (
     Aborted,
+    BadArguments,
     Context,
     Divergence,
     HandlerFailed,
@@ -90,6 +91,26 @@ class Careless(Service[Notes]):
     def good(self, ctx: Context[Notes]) -> float:
         ctx.tables.rows[str(ctx.random.random())] = ctx.now_ms
         return ctx.random.random()
+
+
+def test_a_named_transaction_is_taken_up_by_the_next_life_of_its_caller() -> None:
+    """As `transaction` says: the same calls from the first on get the same replies, and the first new one goes on."""
+    with Local(Bank) as bank:
+        with transaction(bank, txn_id="order-17") as order:
+            begun = order.begin(owner="x")
+            with pytest.raises(Aborted):
+                order.add(cents=-1)
+            assert order.add(cents=5) == 5
+        with transaction(bank, txn_id="order-17") as order:
+            assert order.begin(owner="x") == begun
+            with pytest.raises(Aborted):
+                order.add(cents=-1)
+            assert order.add(cents=5) == 5
+            assert order.add(cents=2) == 7
+            assert order.end() == 7
+        with transaction(bank, txn_id="order-17") as order, pytest.raises(BadArguments, match="never use an id twice"):
+            order.begin(owner="y")
+        assert bank.balance(owner="x") == 7
 
 
 def test_an_ordinary_service_runs_as_on_real_nodes() -> None:
