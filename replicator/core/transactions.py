@@ -204,7 +204,7 @@ class Transactions:
             return Verdict.NEXT
         shown = txn_id.hex()
         if msg_no == last:
-            if transaction.checksum not in checksums(message):
+            if not any(transaction.checksum == each for each in checksums(message)):
                 return BadArguments(f"transaction {shown}: message {msg_no} was another one; never use an id twice")
             return Verdict.REPEAT
         if msg_no < last:

@@ -235,12 +235,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self._wait(submitted.token, level, transaction.seq, transaction.status, transaction.body)",
         "        self._answer(submitted.token, transaction.status, transaction.body, transaction.seq, level)",
     ),
-    one(
+    Mutant(
         "P2",
         "a repeat is taken as new",
-        TRANSACTIONS,
-        "            return Verdict.REPEAT",
-        "            return Verdict.NEXT",
+        (
+            Edit(ACTIVE, "        if state.transactions.is_repeat(message):\n", "        if False:\n"),
+            Edit(TRANSACTIONS, "            return Verdict.REPEAT", "            return Verdict.NEXT"),
+        ),
     ),
     one("P2", "what is too old is run again", TRANSACTIONS, "if 0 < made_ms <= self.watermark_ms:", "if False:"),
     one(
