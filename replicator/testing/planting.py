@@ -26,7 +26,9 @@ JOINING, VIEWS, FIFO = "replicator.core.joining", "replicator.core.views", "repl
 TRANSACTIONS, EXECUTOR, STATE = "replicator.core.transactions", "replicator.core.executor", "replicator.core.state"
 OUTSIDE, RESTARTING, RECOVERY = "replicator.core.outside", "replicator.core.restarting", "replicator.core.recovery"
 CATCHUP, CHANGES, KEEPING = "replicator.core.catchup", "replicator.core.changes", "replicator.core.keeping"
-ROUTING = "distributor.routing"
+ROUTING, SUSPECTS = "distributor.routing", "distributor.suspects"
+MEETING, WIRE = "replicator.meeting", "replicator.wire"
+LINKS, ARBITER_DOOR = "replicator.node.links", "replicator.arbiter.server"
 
 
 def one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:

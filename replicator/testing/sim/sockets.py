@@ -138,6 +138,7 @@ class SimRequest:
 
     def __init__(self, loop: SimLoop, connection: Connection, answered: Callable[[object, bool], None]) -> None:
         self.peer = connection.client.name
+        self.sender = connection.client
         self.connection_id = connection.number
         self.is_answered = False
         self._loop = loop
@@ -214,6 +215,11 @@ class PhoneBook:
     def __init__(self) -> None:
         self.is_up = True
         self.names: dict[str, str] = {}
+        self.stale: dict[str, str] = {}  # what is said in place of the truth: whoever had that name is said to be there
+
+    def find(self, name: str) -> str | None:
+        """Return what the book says of a name."""
+        return self.stale.get(name) or self.names.get(name)
 
     def stop(self) -> None:
         """It is away, and forgets."""
@@ -246,7 +252,7 @@ class SimNames:
 
     def look_up(self, name: str, found: Callable[[str | None], None]) -> None:
         """Call *found* with the URI, or None: a little later, as it is a call over the network."""
-        self._loop.call_later(0.000_2, lambda: found(self._book.names.get(name)))
+        self._loop.call_later(0.000_2, lambda: found(self._book.find(name)))
 
     def unregister_all(self, done: Callable[[], None] | None = None) -> None:
         """Take the own names out."""
