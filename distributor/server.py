@@ -21,6 +21,7 @@ from distributor.states import RoutingRules
 from replicator.arbiter.embedded import PARTITION, Register, RegisterInUse
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
+from replicator.claiming import Claim
 from replicator.config import Config
 from replicator.core.views import View
 from replicator.meeting import WHO, Identity, MetLink, Pin, answering
@@ -43,8 +44,14 @@ _SENTENCES = {
         "{message} is refused for {ms} ms: two nodes died while they had it. Look into their logs; if something else killed "
         "them, `distributor release FILE TXN_ID` lets it through"
     ),
+    "name_taken": (
+        "cannot be found: {problem}; two databases on one name server need different names: change [database] name of one"
+    ),
     "node_dropped": "dropped the connection to node {node}: {reason}",
 }
+
+
+_WARNINGS = ("name_taken", "poison", "stranger")
 
 
 class DistributorProcess:
@@ -84,10 +91,9 @@ class DistributorProcess:
             refresh_ms=timing.name_refresh_ms,
             connect_ms=timing.connect_ms,
         )
-        prefix = f"replicator.{config.database.name}"
-        self.names.register(f"{prefix}.distributor", self.server.uri(CLIENT_ID))
+        self._claims = [self._claim("distributor", self.server.uri(CLIENT_ID))]
         if arbiter:
-            self.names.register(f"{prefix}.arbiter", self._arbiter_server.uri(ARBITER_ID))
+            self._claims.append(self._claim("arbiter", self._arbiter_server.uri(ARBITER_ID)))
         routing = Routing(
             config.nodes,
             _rules(config),
@@ -107,6 +113,21 @@ class DistributorProcess:
             message_bytes_max=self.config.limits.frame_bytes_max,
             connections_max=self.config.limits.connections_max,
             on_note=self._note,
+        )
+
+    def _claim(self, what: str, uri: str) -> Claim:
+        """Be found by name, unless a living process of another database is."""
+        timing, name = self.config.timing, f"replicator.{self.config.database.name}.{what}"
+        return Claim(
+            self.platform,
+            self.loop,
+            self.names,
+            name,
+            uri,
+            self.pin,
+            again_ms=timing.name_refresh_ms,
+            connect_ms=timing.connect_ms,
+            on_taken=lambda problem: self._note("name_taken", {"problem": problem}),
         )
 
     def _who(self) -> Identity:
@@ -165,6 +186,8 @@ class DistributorProcess:
     def close(self) -> None:
         """Give back sockets, file, loop; when `run` has ended."""
         self._driver.close()
+        for claim in self._claims:
+            claim.close()
         self.names.close()
         self.server.close()
         self._arbiter_server.close()
@@ -196,7 +219,7 @@ class DistributorProcess:
         self.counts[event] += 1
         log = logger.opt(capture=False).bind(node="dist")  # facts fill the sentence; "node" among them is another
         if event in _SENTENCES:
-            (log.warning if event == "poison" else log.info)(_SENTENCES[event], **facts)
+            (log.warning if event in _WARNINGS else log.info)(_SENTENCES[event], **facts)
         else:
             log.debug("{event} {facts}", event=event, facts=dict(facts))
 

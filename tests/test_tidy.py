@@ -29,6 +29,7 @@ LAYERS = (
     ("replicator.store",),
     ("replicator.transport",),
     ("replicator.meeting",),
+    ("replicator.claiming",),
     ("replicator.arbiter",),
     ("replicator.watch", "replicator.answers"),
     ("replicator.node",),

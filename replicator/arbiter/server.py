@@ -8,11 +8,12 @@ from typing import Protocol
 from loguru import logger
 
 from replicator.arbiter.embedded import PARTITION, Register
+from replicator.claiming import Claim
 from replicator.config import Config
 from replicator.core.views import View
 from replicator.errors import CorruptRecord, UsageError
-from replicator.meeting import WHO, Identity, answering
-from replicator.transport import Loop, Names, Request, Server
+from replicator.meeting import WHO, Identity, Pin, answering
+from replicator.transport import SYSTEM, Loop, Names, Request, Server
 from replicator.values import shown
 
 OBJECT_ID = "replicator.arbiter"
@@ -94,7 +95,18 @@ def run_arbiter(config: Config) -> None:
             refresh_ms=config.timing.name_refresh_ms,
             connect_ms=config.timing.connect_ms,
         )
-        names.register(f"replicator.{config.database.name}.arbiter", server.uri(OBJECT_ID))
+        log = logger.bind(node="arb")
+        claim = Claim(
+            SYSTEM,
+            loop,
+            names,
+            f"replicator.{config.database.name}.arbiter",
+            server.uri(OBJECT_ID),
+            Pin(config.database.name, View.from_bytes(register.read(PARTITION)).database_id),
+            again_ms=config.timing.name_refresh_ms,
+            connect_ms=config.timing.connect_ms,
+            on_taken=lambda problem: log.error("cannot be found: {problem}; give one another name", problem=problem),
+        )
         loop.stop_on_signals()
         logger.bind(node="arb").info("the arbiter listens at {address}", address=server.uri(OBJECT_ID))
         try:
@@ -104,6 +116,7 @@ def run_arbiter(config: Config) -> None:
             while not left:  # at most connect_ms
                 loop.run_once()
         finally:
+            claim.close()
             names.close()
             server.close()
             loop.close()

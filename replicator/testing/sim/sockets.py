@@ -235,20 +235,26 @@ class SimNames:
         self._loop = loop
         self._refresh_s = refresh_ms / 1000
         self._own: dict[str, str] = {}
+        self._left_alone: set[str] = set()
         loop.call_later(self._refresh_s, self._refresh)
 
     def register(self, name: str, uri: str) -> None:
         """Keep *name* in the book."""
         self._own[name] = uri
+        self._left_alone.discard(name)
         self._write()
 
     def _write(self) -> None:
         if self._book.is_up:
-            self._book.names.update(self._own)
+            self._book.names.update({name: uri for name, uri in self._own.items() if name not in self._left_alone})
 
     def _refresh(self) -> None:
         self._write()
         self._loop.call_later(self._refresh_s, self._refresh)
+
+    def leave_alone(self, name: str) -> None:
+        """Do not write *name* again until it is registered again."""
+        self._left_alone.add(name)
 
     def look_up(self, name: str, found: Callable[[str | None], None]) -> None:
         """Call *found* with the URI, or None: a little later, as it is a call over the network."""
