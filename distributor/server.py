@@ -21,6 +21,7 @@ from distributor.states import RoutingRules
 from replicator.arbiter.embedded import PARTITION, Register, RegisterInUse
 from replicator.arbiter.server import OBJECT_ID as ARBITER_ID
 from replicator.arbiter.server import arbiter_endpoints
+from replicator.claiming import Claim
 from replicator.config import Config
 from replicator.core.views import View
 from replicator.meeting import WHO, Identity, MetLink, Pin, answering
@@ -44,8 +45,14 @@ _SENTENCES = {
         "{message} is refused for {ms} ms: two nodes died while they had it. Look into their logs; if something else killed "
         "them, `distributor release FILE TXN_ID` lets it through"
     ),
+    "name_taken": (
+        "cannot be found: {problem}; two databases on one name server need different names: change [database] name of one"
+    ),
     "node_dropped": "dropped the connection to node {node}: {reason}",
 }
+
+
+_WARNINGS = ("name_taken", "poison", "stranger")
 
 
 class DistributorProcess:
@@ -87,10 +94,9 @@ class DistributorProcess:
             refresh_ms=timing.name_refresh_ms,
             connect_ms=timing.connect_ms,
         )
-        prefix = f"replicator.{config.database.name}"
-        self.names.register(f"{prefix}.distributor", self.server.uri(CLIENT_ID))
+        self._claims = [self._claim("distributor", self.server.uri(CLIENT_ID))]
         if arbiter:
-            self.names.register(f"{prefix}.arbiter", self._arbiter_server.uri(ARBITER_ID))
+            self._claims.append(self._claim("arbiter", self._arbiter_server.uri(ARBITER_ID)))
         routing = Routing(
             config.nodes,
             _rules(config),
@@ -111,6 +117,21 @@ class DistributorProcess:
             timing=self.config.timing,
             reserved=(ARBITER_ID, OPERATOR_ID),
             on_note=self._note,
+        )
+
+    def _claim(self, what: str, uri: str) -> Claim:
+        """Be found by name, unless a living process of another database is."""
+        timing, name = self.config.timing, f"replicator.{self.config.database.name}.{what}"
+        return Claim(
+            self.platform,
+            self.loop,
+            self.names,
+            name,
+            uri,
+            self.pin,
+            again_ms=timing.name_refresh_ms,
+            connect_ms=timing.connect_ms,
+            on_taken=lambda problem: self._note("name_taken", {"problem": problem}),
         )
 
     def _who(self) -> Identity:
@@ -170,6 +191,8 @@ class DistributorProcess:
     def close(self) -> None:
         """Give back sockets, file, loop; when `run` has ended."""
         self._driver.close()
+        for claim in self._claims:
+            claim.close()
         self.names.close()
         self.server.close()
         self._arbiter_server.close()
@@ -201,7 +224,7 @@ class DistributorProcess:
         self.counts[event] += 1
         log = logger.opt(capture=False).bind(node="dist")  # facts fill the sentence; "node" among them is another
         if event in _SENTENCES:
-            (log.warning if event == "poison" else log.info)(_SENTENCES[event], **facts)
+            (log.warning if event in _WARNINGS else log.info)(_SENTENCES[event], **facts)
         else:
             log.debug("{event} {facts}", event=event, facts=dict(facts))
 

@@ -31,6 +31,7 @@ LAYERS = (
     ("replicator.store",),
     ("replicator.transport",),
     ("replicator.meeting",),
+    ("replicator.claiming",),
     ("replicator.arbiter",),
     ("replicator.watch", "replicator.answers"),
     ("replicator.node",),

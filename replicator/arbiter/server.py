@@ -8,11 +8,12 @@ from typing import NoReturn, Protocol
 from loguru import logger
 
 from replicator.arbiter.embedded import PARTITION, Register
+from replicator.claiming import Claim
 from replicator.config import Config
 from replicator.core.views import View, successor_problem
 from replicator.errors import CorruptRecord, StorageError, UsageError
-from replicator.meeting import WHO, Identity
-from replicator.transport import Loop, Names, Server
+from replicator.meeting import WHO, Identity, Pin
+from replicator.transport import SYSTEM, Loop, Names, Server
 from replicator.transport.platform import RequestLike
 from replicator.values import shown
 
@@ -192,7 +193,18 @@ def run_arbiter(config: Config) -> None:
             refresh_ms=config.timing.name_refresh_ms,
             connect_ms=config.timing.connect_ms,
         )
-        names.register(f"replicator.{config.database.name}.arbiter", server.uri(OBJECT_ID))
+        log = logger.bind(node="arb")
+        claim = Claim(
+            SYSTEM,
+            loop,
+            names,
+            f"replicator.{config.database.name}.arbiter",
+            server.uri(OBJECT_ID),
+            Pin(config.database.name, View.from_bytes(register.read(PARTITION)).database_id),
+            again_ms=config.timing.name_refresh_ms,
+            connect_ms=config.timing.connect_ms,
+            on_taken=lambda problem: log.error("cannot be found: {problem}; give one another name", problem=problem),
+        )
         loop.stop_on_signals()
         logger.bind(node="arb").info("the arbiter listens at {address}", address=server.uri(OBJECT_ID))
         try:
@@ -203,6 +215,7 @@ def run_arbiter(config: Config) -> None:
             while not left:  # at most connect_ms
                 loop.run_once()
         finally:
+            claim.close()
             names.close()
             server.close()
             loop.close()

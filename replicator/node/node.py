@@ -17,6 +17,7 @@ from typing import Any
 
 from loguru import logger
 
+from replicator.claiming import Claim
 from replicator.config import Config
 from replicator.core.effects import (
     ArbiterLost,
@@ -154,7 +155,7 @@ class Node:
             refresh_ms=config.timing.name_refresh_ms,
             connect_ms=config.timing.connect_ms,
         )
-        self.names.register(f"replicator.{config.database.name}.node.{name}", self.server.uri("replicator.node"))
+        self.claim = self._claim_name()
         self.links = self._make_links()
         self.arbiter = self._make_arbiter()
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
@@ -198,6 +199,21 @@ class Node:
             timing=self.config.timing,
             reserved=("replicator.node", "replicator.operator"),
             on_note=self.notes.take,
+        )
+
+    def _claim_name(self) -> Claim:
+        """Be found by name, unless a living process of another database is."""
+        timing = self.config.timing
+        return Claim(
+            self.platform,
+            self.loop,
+            self.names,
+            f"replicator.{self.config.database.name}.node.{self.name}",
+            self.server.uri("replicator.node"),
+            self.pin,
+            again_ms=timing.name_refresh_ms,
+            connect_ms=timing.connect_ms,
+            on_taken=lambda problem: self.notes.take("name_taken", {"problem": problem}),
         )
 
     def _make_links(self) -> NodeLinks:
@@ -284,6 +300,7 @@ class Node:
         """Give back sockets, folder, loop."""
         self.links.close()
         self.arbiter.close()
+        self.claim.close()
         self.names.close()
         self.server.close()
         if self.writer is not None:

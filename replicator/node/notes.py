@@ -67,6 +67,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "databases have one name: then give one of them another; or the database was begun anew: then move this node's "
         "data folder, which holds the former one, elsewhere, and start it again",
     ),
+    "name_taken": (
+        "ERROR",
+        "cannot be found: {problem}; two databases on one name server need different names: change [database] name of one",
+    ),
     "peer_refused": ("WARNING", "refused what {peer} sent: {problem}"),
     "connection_refused": ("WARNING", "refused a connection from {peer}: {reason}, connections_max = {limit}"),
     "accept_paused": ("WARNING", "takes no connections for a moment: {reason}"),

@@ -43,6 +43,7 @@ from replicator.testing.settled import why_not_settled
 from replicator.testing.sim.client import CountedDistributor, SimWay
 from replicator.testing.sim.network import Network
 from replicator.testing.sim.node import Disk, SimNode
+from replicator.testing.sim.poison import Poison
 from replicator.testing.sim.process import Process
 from replicator.testing.sim.recorder import Recorder
 from replicator.testing.sim.sockets import PhoneBook, SimPlatform
@@ -82,6 +83,7 @@ class Cluster(Generic[S]):
         self.network = Network(self.timeline)
         self.book = PhoneBook()
         self.recorder = Recorder(self.timeline)
+        self.poison = Poison(self.network, self.recorder)
         self.config = _config(names, ack, store, on_no_backup, timing or TimingConfig(), limits or LimitsConfig())
         record = View(0, None, (), tuple(names), False, ack, DATABASE_ID, False)
         self.processes: dict[str, Process] = {}
@@ -153,6 +155,7 @@ class Cluster(Generic[S]):
             on_release=self.witness.on_release,
             on_read=self.witness.on_read,
             on_ack=self.witness.on_ack,
+            poison=self.poison,
         )
         self.nodes[name] = node
         process.deliver(node.start)
@@ -174,6 +177,7 @@ class Cluster(Generic[S]):
             self._distributors.append(name)
         distributor = CountedDistributor(self.config, with_arbiter=False, platform=platform)
         distributor.before_effect = process.effect
+        distributor.pin.database_id = DATABASE_ID  # a real one has it from the arbiter's file
         names = platform.names(process.loop, "", 0, refresh_ms=self.config.timing.name_refresh_ms, connect_ms=0)
         names.register(f"replicator.{self.config.database.name}.{name}", distributor.server.uri("replicator.client"))
 

@@ -46,6 +46,8 @@ KINDS = {
     "slow_disk": 3,
     "lying_disk": 2,
     "damage": 1,
+    "foreign": 2,
+    "poison": 2,
     "quiet": 2,
     "foreign_record": 1,
 }

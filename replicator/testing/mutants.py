@@ -7,6 +7,7 @@ by it (RELIABILITY.md: "it needs pair mutations"). `mutation.py` plants and runs
 from __future__ import annotations
 
 from replicator.testing.mutants_return import RETURN_MUTANTS
+from replicator.testing.mutants_ways import WAYS_MUTANTS
 from replicator.testing.planting import (
     ACTIVE,
     BACKUP,
@@ -420,4 +421,5 @@ MUTANTS: tuple[Mutant, ...] = (
         "            if False:\n",
     ),
     *RETURN_MUTANTS,
+    *WAYS_MUTANTS,
 )

@@ -20,6 +20,7 @@ from replicator.node.links import PARTITION
 from replicator.store.memory import MemoryStore
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
+from replicator.testing.sim.foreign import Foreign
 from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
 
@@ -53,12 +54,16 @@ class Nemesis:
         self.clients = clients
         self.is_over = False
         self.kinds: Counter[str] = Counter()
+        self.foreign: Foreign | None = None
+        cluster.poison.may_kill = self.may_die
         self._calm: tuple[float, int] | None = None  # how often and how late messages come again when there is no echo
         self._chance = cluster.timeline.stream("bad disks")
         self._doubtful: set[str] = set()  # nodes whose disks do not hold what they said
 
     def plan(self, faults: list[Fault]) -> None:
         """Put faults on the time line, counted from now."""
+        if any(fault.kind == "foreign" for fault in faults):
+            self.foreign = Foreign(self.cluster)
         timeline = self.cluster.timeline
         for fault in faults:
             timeline.after_us(fault.at_ms * 1000, lambda fault=fault: self.do(fault))  # type: ignore[misc]
@@ -327,7 +332,30 @@ class Nemesis:
         if cluster.processes["arbiter"].is_alive:
             cluster.recorder.fault("foreign_record", view=made.number)
             with suppress(UsageError):
-                cluster.arbiter_door["propose"](_Unheard(), PARTITION, record.number, made.to_bytes())
+                cluster.arbiter_door["propose"](
+                    _Unheard(), PARTITION, record.database_id, record.number, made.to_bytes()
+                )
+
+    def _foreign(self, fault: Fault) -> None:
+        """The name server's entry of a node, or of the arbiter, leads to another database; all connections there break."""
+        name = self.name("arbiter" if fault.size == 1_000 else fault.target)
+        if self.foreign is None or not name:
+            return
+        self.cluster.recorder.fault("foreign", process=name)
+        uri = self.foreign.arbiter_uri if name == "arbiter" else self.foreign.active_uri
+        entry = f"replicator.{self.cluster.config.database.name}." + (name if name == "arbiter" else f"node.{name}")
+        self.cluster.book.stale[entry] = uri
+        for other in self.cluster.processes:
+            self.cluster.network.reset(name, other)
+
+        def end() -> None:
+            self.cluster.book.stale.pop(entry, None)
+
+        self._later(fault, end)
+
+    def _poison(self, fault: Fault) -> None:
+        """The next message kills whichever node executes it, until the faults end: then its handler is mended."""
+        self.cluster.poison.arm()
 
     def _names_away(self, fault: Fault) -> None:
         self.cluster.stop_name_server()
@@ -412,6 +440,8 @@ class Nemesis:
         weather = cluster.network.weather
         weather.loss = weather.repeat = weather.tail_part = 0.0
         cluster.heal()
+        cluster.poison.mend()
+        cluster.book.stale.clear()
         cluster.start_name_server()
         for name, process in list(cluster.processes.items()):
             process.lag_us = LAG_US

@@ -31,9 +31,11 @@ CATCHUP, CHANGES, KEEPING, CLOCKS = (
     "replicator.core.keeping",
     "replicator.core.clocks",
 )
-ROUTING = "distributor.routing"
 DOOR = "replicator.arbiter.server"
 RUNNING = "replicator.running"
+ROUTING, SUSPECTS = "distributor.routing", "distributor.suspects"
+MEETING, WIRE = "replicator.meeting", "replicator.wire"
+LINKS = "replicator.node.links"
 
 
 def one(rule: str, name: str, module: str, old: str, new: str) -> Mutant:

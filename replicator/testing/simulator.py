@@ -19,7 +19,7 @@ from replicator.core.messages import Answer, Status
 from replicator.service import invoker_of
 from replicator.testing.actors import Caller, Script, caller_script, run
 from replicator.testing.checkers import check
-from replicator.testing.cluster import Cluster
+from replicator.testing.cluster import DATABASE_ID, Cluster
 from replicator.testing.faults import NAMED_MS_MAX, Options
 from replicator.testing.nemesis import Nemesis
 from replicator.testing.settled import why_not_whole
@@ -154,7 +154,7 @@ class Run:
             yield from self.workload.converse(caller)
 
     def _repeat(self, caller: Caller, message: bytes) -> Script:
-        way = _way_of(caller)
+        way = _way_of(caller.client)
         done: list[Answer] = []
         way.lane(0).start(message, done.append, timeout_ms=self.options.timeout_ms, ack=0, flags=0)
         yield caller.random.uniform(1, caller.think_ms)
@@ -164,6 +164,7 @@ class Run:
         is_own = name in ("preparer", "auditor")
         timeout_ms = 10_000 if is_own else options.timeout_ms
         client = self.cluster.connect(distributor=through, timeout_s=timeout_ms / 1000, name=name, only=only)
+        _way_of(client).pin.database_id = DATABASE_ID  # a client that has learned it: a fault may come before it does
         return Caller(
             client=client,
             random=self.cluster.timeline.stream(f"caller {name}"),
@@ -247,7 +248,7 @@ class Run:
 
     def _send_all(self, caller: Caller, messages: list[bytes]) -> list[bytes]:
         """Send messages; return those whose outcome is still not known."""
-        lane = _way_of(caller).lane(0)
+        lane = _way_of(caller.client).lane(0)
         statuses: dict[int, Status] = {}
         for number, message in enumerate(messages):
 
@@ -267,8 +268,8 @@ class Run:
             self._found(violation.checker, violation.text)
 
 
-def _way_of(caller: Caller) -> SimWay:
-    invoker = invoker_of(caller.client)
+def _way_of(client: object) -> SimWay:
+    invoker = invoker_of(client)
     assert isinstance(invoker, ClientCaller)
     assert isinstance(invoker.embedded, SimWay)
     return invoker.embedded

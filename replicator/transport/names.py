@@ -36,6 +36,7 @@ class Names:
         self._refresh_s = refresh_ms / 1000
         self._connect_s = connect_ms / 1000
         self._own: dict[str, str] = {}
+        self._left_alone: set[str] = set()
         self._asked: list[_LookUp] = []  # waiting for the connection
         self._registrations_out = 0
         self._is_known_down = False
@@ -54,10 +55,15 @@ class Names:
     def register(self, name: str, uri: str) -> None:
         """Have *name* stand for *uri* from now on, and again after the name server lost it."""
         self._own[name] = uri
+        self._left_alone.discard(name)
         if self._link.is_up:
             self._send_registration(name, uri)
         else:
             self._link.connect()
+
+    def leave_alone(self, name: str) -> None:
+        """Do not write *name* again until it is registered again; what the book says of it stays."""
+        self._left_alone.add(name)
 
     def look_up(self, name: str, found: Found) -> None:
         """Ask for a name's URI; *found* gets None when it is unknown or the name server does not answer in time."""
@@ -116,7 +122,8 @@ class Names:
 
     def _register_all(self) -> None:
         for name, uri in self._own.items():
-            self._send_registration(name, uri)
+            if name not in self._left_alone:
+                self._send_registration(name, uri)
 
     def _send_registration(self, name: str, uri: str) -> None:
         self._registrations_out += 1

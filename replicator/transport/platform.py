@@ -115,6 +115,9 @@ class NamesLike(Protocol):
     def register(self, name: str, uri: str, /) -> None:
         """Keep *name* in the phone book."""
 
+    def leave_alone(self, name: str, /) -> None:
+        """Do not write *name* again until it is registered again."""
+
     def look_up(self, name: str, found: Callable[[str | None], None], /) -> None:
         """Call *found* with the URI, or None."""
 

@@ -201,3 +201,24 @@ def test_v22_what_a_distributor_refuses_its_clients_do_not_repeat() -> None:
     world.flush()
     assert world.statuses() == {"message": Status.UNKNOWN}
     assert poison_ms(world.answers["message"]) == 7_000
+
+
+def test_v22_before_a_second_death_is_known_nothing_is_sent_to_a_third() -> None:
+    """It was outstanding at a, which is dead, and at b, whose link has broken: first b is asked, though c is free."""
+    world = Killing()
+    world.submit("message")
+    world.kill(world.next_call("a"))
+    world.step(30)
+    broken = world.next_call("b")
+    world.to_connect.clear()
+    world.routing.on_link_lost("b", world.now_ms, is_gone=False)
+    count = len(world.calls)
+    for _ in range(20):
+        world.flush(20)
+    assert ("b" in world.to_connect, len(world.calls)) == (True, count)
+    world.routing.on_link_up("b", "1")  # the same life: it was the link
+    world.to_connect.clear()
+    world.answer(world.next_call(), done(2))
+    world.step()
+    assert world.statuses() == {"message": Status.DONE}
+    assert broken.messages[0].deaths == 1

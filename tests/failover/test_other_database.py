@@ -13,7 +13,7 @@ from replicator.testing.deployment import DISTRIBUTOR, Deployment
 from tests.failover.service import Payments
 
 SERVICE = "tests.failover.service:Payments"
-TIMING = {"heartbeat_ms": 100, "suspect_ms": 1_000, "connect_ms": 300}
+TIMING = {"heartbeat_ms": 100, "suspect_ms": 1_000, "connect_ms": 300, "name_refresh_ms": 300}
 
 
 def enter(ours: Deployment, name: str, uri: str) -> None:
@@ -29,7 +29,10 @@ def entry(of: Deployment, name: str) -> str:
 
 @pytest.mark.timeout(120)
 def test_v20_nothing_is_acknowledged_or_believed_by_another_database(tmp_path: Path) -> None:
-    """The dead active's entry names the other database's active; then the arbiter's entry names the other's arbiter."""
+    """The dead active's entry names the other database's active; then the arbiter's entry names the other's arbiter.
+
+    At the end a node of the other database comes to this name server, and is refused the name it shares.
+    """
     ours = Deployment(tmp_path / "ours", service=SERVICE, timing=TIMING)
     theirs = Deployment(tmp_path / "theirs", service=SERVICE, timing=TIMING)
     with ThreadPoolExecutor(2) as pool:
@@ -57,6 +60,17 @@ def test_v20_nothing_is_acknowledged_or_believed_by_another_database(tmp_path: P
         assert ours.exit_status(dead) is None, "a stranger's record halted it"
         ours.start_distributor()
         ours.wait_in_sync()
+
+        [name] = {"a", "b"} - {dead}  # up since the beginning
+        kept = entry(ours, f"node.{name}")
+        theirs.terminate(name)
+        text = theirs.config_path.read_text()
+        theirs.config_path.write_text(
+            text.replace(f"port = {theirs.name_server_port}\n", f"port = {ours.name_server_port}\n")
+        )
+        theirs.start_node(name)
+        theirs.wait("to be refused its name", lambda: "is held by a process of" in theirs.log_text(name), 20.0)
+        ours.wait("the entry to be ours", lambda: entry(ours, f"node.{name}") == kept, 5.0)
     finally:
         ours.close()
         theirs.close()

@@ -12,6 +12,7 @@ from replicator.core.effects import Execute, Executed, Propose, Reply, Send
 from replicator.core.frames import ForwardAck
 from replicator.core.messages import Status, split_message
 from replicator.core.persistence import Batch, Restored
+from replicator.core.state import Role
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver
 from replicator.node.gateway import Gateway, Token, answer
@@ -22,7 +23,8 @@ from replicator.node.writer import Done, Failed
 from replicator.service import Service
 from replicator.shape import check_schema
 from replicator.store.memory import MemoryStore
-from replicator.testing.sim.process import Process
+from replicator.testing.sim.poison import Poison
+from replicator.testing.sim.process import Died, Process
 from replicator.testing.sim.recorder import Recorder
 from replicator.testing.sim.sockets import SimPlatform
 from replicator.wire import FLAG_STALE, Answer, Outgoing
@@ -156,8 +158,11 @@ class SimNode(Node):
         on_release: Callable[[SimNode, Answer], None],
         on_read: Callable[[SimNode, Answer, int | None], None],
         on_ack: Callable[[SimNode, ForwardAck], None],
+        poison: Poison,
     ) -> None:
         self.process = process
+        self._poison = poison
+        self._senders: dict[bytes, Process] = {}  # who has sent a message last
         self.recorder = recorder
         self._disk = disk
         self._on_release = on_release
@@ -193,6 +198,9 @@ class SimNode(Node):
         replica = self.replica
         assert replica is not None
         state, entry = replica.state, effect.entry
+        sender = self._senders.pop(entry.message, None)
+        if self._poison.kills(self.name, entry.message, sender, is_first=state.role is Role.ACTIVE):
+            raise Died
         outcome = replica.execute(effect)
         self._stepper.follow(replica.step(Executed(entry, outcome)))
         if state.fifo.executed_seq == entry.seq:
@@ -243,5 +251,6 @@ class SimNode(Node):
     def _on_submit(self, token: Token, outgoing: Outgoing) -> None:
         """Take a client's message."""
         now_us = self.process.timeline.now_us
+        self._senders[outgoing.message] = token[0].request.sender  # type: ignore[attr-defined]
         self._messages[token] = (outgoing.message, bool(outgoing.flags & FLAG_STALE), now_us)
         self._stepper.submit(token, outgoing)

@@ -161,6 +161,7 @@ class SimRequest:
 
     def __init__(self, loop: SimLoop, connection: Connection, answered: Callable[[object, bool], None]) -> None:
         self.peer = connection.client.name
+        self.sender = connection.client
         self.connection_id = connection.number
         self.is_answered = False
         self._loop = loop
@@ -237,6 +238,11 @@ class PhoneBook:
     def __init__(self) -> None:
         self.is_up = True
         self.names: dict[str, str] = {}
+        self.stale: dict[str, str] = {}  # what is said in place of the truth: whoever had that name is said to be there
+
+    def find(self, name: str) -> str | None:
+        """Return what the book says of a name."""
+        return self.stale.get(name) or self.names.get(name)
 
     def stop(self) -> None:
         """It is away, and forgets."""
@@ -252,24 +258,30 @@ class SimNames:
         self._loop = loop
         self._refresh_s = refresh_ms / 1000
         self._own: dict[str, str] = {}
+        self._left_alone: set[str] = set()
         loop.call_later(self._refresh_s, self._refresh)
 
     def register(self, name: str, uri: str) -> None:
         """Keep *name* in the book."""
         self._own[name] = uri
+        self._left_alone.discard(name)
         self._write()
 
     def _write(self) -> None:
         if self._book.is_up:
-            self._book.names.update(self._own)
+            self._book.names.update({name: uri for name, uri in self._own.items() if name not in self._left_alone})
 
     def _refresh(self) -> None:
         self._write()
         self._loop.call_later(self._refresh_s, self._refresh)
 
+    def leave_alone(self, name: str) -> None:
+        """Do not write *name* again until it is registered again."""
+        self._left_alone.add(name)
+
     def look_up(self, name: str, found: Callable[[str | None], None]) -> None:
         """Call *found* with the URI, or None: a little later, as it is a call over the network."""
-        self._loop.call_later(0.000_2, lambda: found(self._book.names.get(name)))
+        self._loop.call_later(0.000_2, lambda: found(self._book.find(name)))
 
     def unregister_all(self, done: Callable[[], None] | None = None) -> None:
         """Take the own names out."""

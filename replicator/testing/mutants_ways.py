@@ -1,0 +1,69 @@
+"""Own the planted bugs of the ways in: who is meant (V20), and messages that kill (V22). One list with those of mutants.py."""
+
+from __future__ import annotations
+
+from replicator.testing.planting import DOOR, LINKS, MEETING, ROUTING, SUSPECTS, WIRE, Edit, Mutant, one
+
+_ANYBODY = Edit(
+    MEETING,
+    "            if met.database != (self.database or met.database) or met.database_id != (\n"
+    "                self.database_id or met.database_id\n"
+    "            ):\n",
+    "            if False:\n",
+)
+_KEEPS = Edit(
+    MEETING,
+    "self.database, self.database_id = met.database, met.database_id",
+    "self.database, self.database_id = met.database, self.database_id or met.database_id",
+)
+
+WAYS_MUTANTS: tuple[Mutant, ...] = (
+    Mutant("V20", "whoever answers last is the database that is meant", (_ANYBODY,)),
+    Mutant(
+        "V20",
+        "a client takes whoever answers, and a node takes messages for another database",
+        (
+            _ANYBODY,
+            _KEEPS,
+            Edit(WIRE, "if fields[1] != database_id or not database_id:", "if False:"),
+        ),
+    ),
+    Mutant(
+        "V20",
+        "any arbiter's record is believed",
+        (
+            _ANYBODY,
+            _KEEPS,
+            Edit(DOOR, "        if database_id != known.database_id:\n", "        if False:\n"),
+            Edit(LINKS, "if view.database_id != self._pin.database_id:", "if False:"),
+        ),
+    ),
+    one(
+        "V22",
+        "deaths are not counted",
+        SUSPECTS,
+        "                request.deaths += 1\n",
+        "                request.deaths += 0\n",
+    ),
+    one(
+        "V22",
+        "a message is sent on before it is known whether it has killed",
+        SUSPECTS,
+        "return request.deaths + request.doubts >= DEATHS_MAX and any(",
+        "return False and any(",
+    ),
+    one(
+        "V22",
+        "what has killed two nodes is not remembered",
+        SUSPECTS,
+        "                    self._refused[key] = (now_ms + self.poison_ms, name)\n",
+        "                    self._refused[key] = (now_ms, name)\n",
+    ),
+    one(
+        "V22",
+        "a node that is gone is not taken for dead",
+        ROUTING,
+        "if is_gone and not was_up and node.lost:",
+        "if False:",
+    ),
+)
