@@ -87,6 +87,7 @@ class TimingConfig:
     heartbeat_ms: int = _key(200, "ms between signs of life of an idle active")
     suspect_ms: int = _key(1_000, "ms of silence after which another node is taken for dead")
     connect_ms: int = _key(500, "ms that making a connection may take")
+    arbiter_read_ms: int = _key(2_000, "ms between looks at the arbiter's record, so that its loss is told in time")
     call_timeout_ms: int = _key(10_000, "ms a client waits for a reply before it says OutcomeUnknown")
     retain_ms: int = _key(600_000, "ms of header time for which a finished transaction's reply is remembered")
     retain_min_ms: int = _key(120_000, "ms it is remembered even when remembered_replies_max are")

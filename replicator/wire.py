@@ -64,8 +64,8 @@ __all__ = [
 ]
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
-#: entry forgets, how deep a value may be); two versions never talk to each other.
-WIRE_VERSION = 4
+#: entry forgets, how deep a value may be; 5: digests of records, chains of entries); two versions never talk to each other.
+WIRE_VERSION = 5
 SUBMIT_VERSION = 1
 #: In `Outgoing.flags`: the caller accepts a stale read on a backup.
 FLAG_STALE = 1

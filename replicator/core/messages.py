@@ -24,6 +24,9 @@ PROBE = ""
 MESSAGE_HEAD = struct.Struct(">16sI")
 _unpack_head = MESSAGE_HEAD.unpack_from
 _HEAD_BYTES = MESSAGE_HEAD.size
+_blake2b = hashlib.blake2b
+#: The chain of a FIFO that holds nothing.
+NO_CHAIN = bytes(8)
 #: A transaction id begins with six bytes of its time of creation; zero marks one named by the user.
 NAMED_PREFIX = bytes(6)
 
@@ -120,11 +123,13 @@ class Entry:
     """A message with its control header, at its place in the FIFO.
 
     `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed.
+    `chain`: `chained` over all entries up to this one; empty until it is known where the entry stands (fifo.py).
     Source: US 6,347,322 B1, "control header", "replication indicator".
     """
 
     __slots__ = (
         "arguments",
+        "chain",
         "digest",
         "fingerprint",
         "kind",
@@ -162,6 +167,7 @@ class Entry:
         self.recorded = recorded
         self.digest = digest
         self.packed = b""
+        self.chain = b""
         self.spec: Any = None  # set by whoever has split the message already: saves a second split
         self.arguments: dict[str, Any] | None = None
         #: The transaction's id; the message's number in it, or the expect number of a deadline.
@@ -198,6 +204,11 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry seq={self.seq} view={self.view} txn={self.txn_id.hex()[:16]}#{self.msg_no}>"
+
+
+def chained(chain: bytes, packed: bytes) -> bytes:
+    """Go on with a chain by one packed entry: 8 bytes, equal only after equal entries with equal outcomes (V17). 1 us."""
+    return _blake2b(chain + packed, digest_size=8).digest()
 
 
 _ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes)

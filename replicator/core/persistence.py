@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from replicator.core.messages import NO_CHAIN
 from replicator.errors import CorruptRecord, UsageError
 from replicator.values import pack_wire, unpack_wire
 
@@ -40,7 +41,8 @@ class Position:
     """Where a state stands: `seq` and its `view`, the latest header time, the duplicate filter's watermark, the digest.
 
     `low`: the change list reaches back to here. `history`: ascending, the views of the entries up to `seq`. `lives`: on a
-    disk, the lives of the node that had these rows, latest first, back to the one that was in sync last (V13).
+    disk, the lives of the node that had these rows, latest first, back to the one that was in sync last (V13). `chain`: of
+    all entries up to `seq` (V17); `NO_CHAIN` from a disk of version 2, which fits nobody else's: such a node compares.
     """
 
     seq: int
@@ -51,13 +53,14 @@ class Position:
     low: int
     history: tuple[History, ...]
     lives: tuple[str, ...] = ()
+    chain: bytes = NO_CHAIN
 
     def to_bytes(self) -> bytes:
         """Pack as a store keeps it."""
         return checked(
             pack_wire(
                 [
-                    2,
+                    3,
                     self.seq,
                     self.view,
                     self.header_ms,
@@ -66,6 +69,7 @@ class Position:
                     self.low,
                     self.history,
                     self.lives,
+                    self.chain,
                 ]
             )
         )
@@ -74,11 +78,14 @@ class Position:
     def from_bytes(data: bytes) -> Position:
         """Unpack. Raises CorruptRecord if *data* is not a position."""
         try:
-            version, seq, view, header_ms, watermark_ms, digest, low, history, lives = unpack_wire(unchecked(data))
-            if version != 2 or not 0 <= low <= seq:
+            version, *fields = unpack_wire(unchecked(data))
+            if version == 2:
+                fields.append(NO_CHAIN)
+            seq, view, header_ms, watermark_ms, digest, low, history, lives, chain = fields
+            if version not in (2, 3) or not 0 <= low <= seq or type(chain) is not bytes:
                 raise ValueError(f"version {version!r}, low {low!r}, seq {seq!r}")
             views = tuple(History(*each) for each in history)
-            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives))
+            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives), chain)
         except (UsageError, ValueError, TypeError) as error:
             raise CorruptRecord(f"not a position: {error}") from error
 

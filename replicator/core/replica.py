@@ -33,6 +33,7 @@ from replicator.core.effects import (
 )
 from replicator.core.executor import Outcome
 from replicator.core.frames import (
+    NUMBERED,
     Adopt,
     Adopted,
     Fetch,
@@ -123,7 +124,7 @@ class Replica:
 
     def _on_started(self, started: Started) -> None:
         self.state.highest_view = started.highest_view
-        self.council.read()
+        self.council.records.read()
 
     def _on_tick(self, tick: Tick) -> None:
         state = self.state
@@ -172,6 +173,8 @@ class Replica:
     def _on_received(self, received: Received) -> None:
         frame = received.frame
         self.council.see(frame.sender)
+        if isinstance(frame, NUMBERED) and self.council.records.is_other(frame):
+            return
         self._frames[type(frame)](frame)
 
     def _on_link_up(self, up: LinkUp) -> None:
@@ -212,6 +215,7 @@ class Replica:
         state = self.state
         view = state.view
         returned = self.council.recovery.totals
+        chain = state.fifo.chain_at(state.fifo.executed_seq)
         return {
             "node": state.me.name,
             "incarnation": state.me.incarnation,
@@ -246,7 +250,12 @@ class Replica:
             "catchup_ms": returned.ms,
             "rolled_back": returned.rolled_back,
             "safe": view is not None and view.safe,
+            "chain": chain.hex() if chain is not None else "",
             "proposed_ms": self.council.proposed_ms_ago,
+            "diverged": dict(state.diverged),
+            "arbiter_ms": self.council.records.answered_ms_ago,
+            "arbiter_silent": self.council.records.is_silent,
+            "arbiter_problem": self.council.records.problem,
             "because": self.council.because if state.role is Role.OUTSIDE else "",
         }
 

@@ -243,10 +243,10 @@ class Cluster(Generic[S]):
         raise AssertionError(f"not settled after {ms} ms: {self._why_not()}\n{self.recorder.transcript(80)}")
 
     def _refuse_divergence(self) -> None:
-        """A node that has come to another outcome than its active never gets level by itself (P7)."""
+        """A node that has come to another outcome than its active, in this life, shows that the service is wrong (P7)."""
         for name in self.living():
             replica = self.nodes[name].replica
-            if replica is not None and replica.state.role is Role.DIVERGED:
+            if replica is not None and replica.state.diverged:
                 told = [text for rule, text in self.recorder.history.witnessed if rule == "P7"]
                 raise AssertionError(f"node {name} has diverged: {'; '.join(told)}\n{self.recorder.transcript(40)}")
 

@@ -29,6 +29,18 @@ _MATCH = "mark = min(mark, peer.match(level))"
 _SKIP_RELEASE = "                return 0\n            mark = min"
 _BARRIER = "self._barriers[0].round <= acked and self._barriers[0].seq <= mark"
 _STALE_FORWARD = Edit(BACKUP, "        if frame.view < view.number:\n", "        if False:\n")
+#: The proofs that an entry is the active's own, by its chain (V17): in a forward, in an ack, in a position, in a join.
+_ANY_ENTRY = (
+    Edit(BACKUP, "if fifo.chain_at(frame.prev_seq) not in (None, frame.prev_chain):", "if False:"),
+    Edit(BACKUP, "            if fifo.chain_at(entry.seq) not in (None, chain):\n", "            if False:\n"),
+)
+_ANY_ACK = Edit(ACTIVE, "if ack.received > state.fifo.last_seq or chain not in (None, ack.chain):", "if False:")
+_ANY_POSITION = Edit(COUNCIL, "if state.fifo.chain_at(seq) == peer.last_chain:", "if True:")
+_ANY_JOINER = Edit(
+    JOINING,
+    "is_known = fifo.chain_at(frame.last_seq) == frame.last_chain",
+    "is_known = fifo.chain_at(frame.last_seq) is not None",
+)
 _ANY_SENDER = Edit(BACKUP, "if frame.sender != view.active or frame.target", "if frame.target")
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -119,7 +131,8 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(
                 BACKUP, "if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:", "if False:"
             ),
-            Edit(ACTIVE, "if not peer.is_adopted or ack.received > state.fifo.last_seq:", "if not peer.is_adopted:"),
+            _ANY_ACK,
+            Edit(ACTIVE, "        if chain is None and not ack.problem:\n", "        if False:\n"),
         ),
     ),
     Mutant("V7", "opens without the longest tail", (Edit(COUNCIL, "        if ahead:\n", "        if False:\n"),)),
@@ -157,10 +170,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "V8",
         "a conflict of views is not seen",
         (
-            Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
-            Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
-            Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
-            Edit(JOINING, " and fifo.view_at(frame.last_seq) == frame.last_view\n", "\n"),
+            *_ANY_ENTRY,
+            _ANY_ACK,
+            _ANY_POSITION,
+            _ANY_JOINER,
         ),
     ),
     Mutant(
@@ -169,9 +182,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             _STALE_FORWARD,
             _ANY_SENDER,
-            Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
+            *_ANY_ENTRY,
+            _ANY_ACK,
             Edit(BACKUP, "        if views != sorted(views):\n", "        if False:\n"),
-            Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
         ),
     ),
     one(
@@ -225,7 +238,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "is_level = True",
             ),
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
-            Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
+            _ANY_POSITION,
         ),
     ),
     one(

@@ -183,6 +183,10 @@ class Witness:
                 f"{facts['message']} at seq {facts['seq']} is not deterministic: {name} came to another outcome than its "
                 f"active; rows: {facts['keys']}",
             )
+        if event == "rows_differ":
+            self._tell(
+                "P7", f"rows of {name} differ from its active's at seq {facts['seq']}, and no message has shown it"
+            )
         if event == "conflict":
             self._tell("V7", f"{facts['node']}, in sync, holds entry {facts['seq']}, which {name} lacks")
 
