@@ -121,11 +121,14 @@ class Joining:
             is_known = position.digest == state.digest
         if is_known and is_near and not frame.whole:
             return 0, 0
-        if not is_known and fifo.view_at(frame.last_seq) == frame.last_view:
+        is_other = (
+            not is_known and fifo.view_at(frame.last_seq) == frame.last_view
+        )  # what views say is common is not (V17)
+        if is_other:
             state.note("differs", node=frame.sender.name, view=frame.last_view, seq=frame.last_seq)
         if self.active.peers.get(frame.sender.name) is not None:
             del self.active.peers[frame.sender.name]
-        return catch_up_of(state, position, is_whole_wanted=frame.whole == BY_DIGESTS)
+        return catch_up_of(state, position, is_whole_wanted=is_other or frame.whole == BY_DIGESTS)
 
     def on_join_answer(self, frame: JoinAnswer) -> None:
         """Learn the view; say once why joining is not possible."""

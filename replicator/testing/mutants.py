@@ -6,6 +6,7 @@ by it (RELIABILITY.md: "it needs pair mutations"). `mutation.py` plants and runs
 
 from __future__ import annotations
 
+from replicator.testing.mutants_proof import ANY_ACK, ANY_ENTRY, ANY_JOINER, ANY_POSITION, PROOF_MUTANTS
 from replicator.testing.mutants_return import RETURN_MUTANTS
 from replicator.testing.planting import (
     ACTIVE,
@@ -29,18 +30,6 @@ _MATCH = "mark = min(mark, peer.match(level))"
 _SKIP_RELEASE = "                return 0\n            mark = min"
 _BARRIER = "self._barriers[0].round <= acked and self._barriers[0].seq <= mark"
 _STALE_FORWARD = Edit(BACKUP, "        if frame.view < view.number:\n", "        if False:\n")
-#: The proofs that an entry is the active's own, by its chain (V17): in a forward, in an ack, in a position, in a join.
-_ANY_ENTRY = (
-    Edit(BACKUP, "if fifo.chain_at(frame.prev_seq) not in (None, frame.prev_chain):", "if False:"),
-    Edit(BACKUP, "            if fifo.chain_at(entry.seq) not in (None, chain):\n", "            if False:\n"),
-)
-_ANY_ACK = Edit(ACTIVE, "if ack.received > state.fifo.last_seq or chain not in (None, ack.chain):", "if False:")
-_ANY_POSITION = Edit(COUNCIL, "if state.fifo.chain_at(seq) == peer.last_chain:", "if True:")
-_ANY_JOINER = Edit(
-    JOINING,
-    "is_known = fifo.chain_at(frame.last_seq) == frame.last_chain",
-    "is_known = fifo.chain_at(frame.last_seq) is not None",
-)
 _ANY_SENDER = Edit(BACKUP, "if frame.sender != view.active or frame.target", "if frame.target")
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -131,7 +120,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(
                 BACKUP, "if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:", "if False:"
             ),
-            _ANY_ACK,
+            ANY_ACK,
             Edit(ACTIVE, "        if chain is None and not ack.problem:\n", "        if False:\n"),
         ),
     ),
@@ -170,10 +159,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "V8",
         "a conflict of views is not seen",
         (
-            *_ANY_ENTRY,
-            _ANY_ACK,
-            _ANY_POSITION,
-            _ANY_JOINER,
+            *ANY_ENTRY,
+            ANY_ACK,
+            ANY_POSITION,
+            ANY_JOINER,
         ),
     ),
     Mutant(
@@ -182,8 +171,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             _STALE_FORWARD,
             _ANY_SENDER,
-            *_ANY_ENTRY,
-            _ANY_ACK,
+            *ANY_ENTRY,
+            ANY_ACK,
             Edit(BACKUP, "        if views != sorted(views):\n", "        if False:\n"),
         ),
     ),
@@ -238,7 +227,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "is_level = True",
             ),
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
-            _ANY_POSITION,
+            ANY_POSITION,
         ),
     ),
     one(
@@ -363,5 +352,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "status = Status.UNKNOWN if request.is_unknown or request.is_out else Status.UNAVAILABLE",
         "status = Status.UNAVAILABLE",
     ),
+    *PROOF_MUTANTS,
     *RETURN_MUTANTS,
 )

@@ -20,6 +20,7 @@ from replicator.node.links import PARTITION
 from replicator.store.memory import MemoryStore
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
+from replicator.testing.liars import Liar
 from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
 
@@ -52,6 +53,7 @@ class Nemesis:
         self.cluster = cluster
         self.clients = clients
         self.is_over = False
+        self._liar = Liar(cluster, self._later)
         self.kinds: Counter[str] = Counter()
         self._calm: tuple[float, int] | None = None  # how often and how late messages come again when there is no echo
         self._chance = cluster.timeline.stream("bad disks")
@@ -67,7 +69,8 @@ class Nemesis:
         """Do one fault now."""
         if not self.is_over:
             self.kinds[fault.kind] += 1
-            getattr(self, f"_{fault.kind}")(fault)
+            own = getattr(self, f"_{fault.kind}", None)
+            (own or getattr(self._liar, fault.kind))(fault)
 
     def _is_doubtful(self, without: str = "") -> bool:
         """Whether some node is on its way back from a bad disk: until it is in sync nobody else may die."""
@@ -408,6 +411,7 @@ class Nemesis:
         weather = cluster.network.weather
         weather.loss = weather.repeat = weather.tail_part = 0.0
         cluster.heal()
+        self._liar.end()
         cluster.start_name_server()
         for name, process in list(cluster.processes.items()):
             process.lag_us = LAG_US

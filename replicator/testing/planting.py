@@ -25,6 +25,7 @@ ACTIVE, BACKUP, COUNCIL = "replicator.core.active", "replicator.core.backup", "r
 JOINING, VIEWS, FIFO = "replicator.core.joining", "replicator.core.views", "replicator.core.fifo"
 TRANSACTIONS, EXECUTOR, STATE = "replicator.core.transactions", "replicator.core.executor", "replicator.core.state"
 OUTSIDE, RESTARTING, RECOVERY = "replicator.core.outside", "replicator.core.restarting", "replicator.core.recovery"
+RECORDS = "replicator.core.records"
 CATCHUP, CHANGES, KEEPING = "replicator.core.catchup", "replicator.core.changes", "replicator.core.keeping"
 ROUTING = "distributor.routing"
 DOOR = "replicator.arbiter.server"

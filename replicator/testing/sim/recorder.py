@@ -8,6 +8,7 @@ from typing import Any
 
 from replicator.core.effects import Execute
 from replicator.core.executor import Outcome
+from replicator.core.frames import Frame
 from replicator.core.messages import Answer, Kind, Status, split_message
 from replicator.core.views import Member, View
 from replicator.testing.calls import LEVEL_NAMES, CallBook
@@ -28,6 +29,7 @@ class Recorder(CallBook):
         self.skew_ms_max = 0  # what any wall clock has ever been ahead
         self._catchups: Counter[Member] = Counter()
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
+        self.hellos: dict[Member, Frame] = {}  # the last Join or Ping of each life
         self.on_proposed: Callable[[View], None] = lambda view: None
 
     def say(self, who: str, event: str, facts: Mapping[str, object]) -> None:
@@ -56,7 +58,9 @@ class Recorder(CallBook):
             adopted = Adopted(me.name, me.incarnation, facts["view"], str(facts["role"]), self.timeline.now_ms)
             self.history.adopted.append(adopted)
 
-    def executed(self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, is_open: bool) -> None:
+    def executed(
+        self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, before: bytes, is_open: bool
+    ) -> None:
         """Take an entry that a node has executed and committed."""
         entry = effect.entry
         if entry.time_ms > EPOCH_MS + self.timeline.now_ms + self.skew_ms_max + 1:
@@ -80,6 +84,8 @@ class Recorder(CallBook):
             digest=digest,
             is_open=is_open,
             at_ms=self.timeline.now_ms,
+            chain=entry.chain,
+            before=before,
         )
         self.history.done.append(done)
         self.timeline.trace(f"{me.name} did {entry.seq} {digest:x}")
