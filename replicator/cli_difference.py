@@ -63,7 +63,7 @@ class _Exporter:
     def _ask(self) -> Frame:
         none = pack_wire([])
         frame = Gather(
-            self._number, self.view, self.me, self._session, self._number, self.after, int(self.whole), none, 1
+            self._number, self.view, self.me, self._session, self._number, self.after, int(self.whole), none, 1, b""
         )
         try:
             data = self.link.call(

@@ -235,10 +235,32 @@ def row(status: Mapping[str, Any], head_seq: int) -> tuple[str, ...]:
     )
 
 
+def differing(statuses: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what to say of each node whose state is not that of the first in step at the same seq (P7); {} if all is well.
+
+    Only nodes in step are compared: one that is outside may hold what it has yet to undo.
+    """
+    found: dict[str, str] = {}
+    first: dict[int, Mapping[str, Any]] = {}
+    in_step = [status for status in statuses if status["role"] in ("active", "opening", "backup")]
+    for status in sorted(in_step, key=lambda status: status["role"] != "active"):
+        other = first.setdefault(int(status["applied"]), status)
+        for what in ("digest", "chain"):
+            if status.get(what) != other.get(what):
+                found[str(status["node"])] = (
+                    f"DIFFERS from {other['node']} at seq {status['applied']}: {what} {status.get(what)}, not {other.get(what)}"
+                )
+    return found
+
+
 def table(statuses: Sequence[Mapping[str, Any]]) -> str:
     """Return the table that a person reads; lag is counted against the furthest node."""
     head_seq = max((int(status["seq"]) for status in statuses), default=0)
-    rows = [_COLUMNS, *(row(status, head_seq) for status in statuses)]
+    wrong = differing(statuses)
+    rows = [
+        _COLUMNS,
+        *(row({**status, "says": wrong.get(status["node"], status["says"])}, head_seq) for status in statuses),
+    ]
     widths = [max(len(cells[index]) for cells in rows) for index in range(len(_COLUMNS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows

@@ -95,6 +95,7 @@ class TimingConfig:
     keepalive_ms: int = _key(
         15_000, "ms of silence of another host after which the system closes a connection; a busy process is not silent"
     )
+    arbiter_read_ms: int = _key(2_000, "ms between looks at the arbiter's record, so that its loss is told in time")
     call_timeout_ms: int = _key(10_000, "ms a client waits for a reply before it says OutcomeUnknown")
     retain_ms: int = _key(600_000, "ms of passed time for which a finished transaction's reply is remembered")
     retain_min_ms: int = _key(120_000, "ms it is remembered even when remembered_replies_max are")

@@ -70,7 +70,8 @@ __all__ = [
 
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
 #: entry forgets, how deep a value may be; 5: that they forget by passed
-#: time, an outcome that is told, bounds of rows, replies of named transactions); two versions never talk to each other.
+#: time, an outcome that is told, bounds of rows, replies of named transactions, digests of
+#: records, chains of entries); two versions never talk to each other.
 WIRE_VERSION = 5
 #: 2: the database's id, and how many nodes have died of a message.
 SUBMIT_VERSION = 2

@@ -188,7 +188,7 @@ class Active:
         """Commit an outcome, set the replication indicator, hold the reply."""
         entry, outcome = executed.entry, executed.outcome
         self.state.commit(entry, outcome)
-        entry.seal(outcome.digest)
+        self.state.fifo.seal(entry, outcome.digest)
         entry.spec = entry.arguments = None
         waiting = self._tokens.pop(entry.seq, None)
         if waiting is not None:
@@ -305,14 +305,20 @@ class Active:
         entries: list[bytes] = []
         if peer.next_seq <= fifo.executed_seq:
             entries = fifo.sealed_after(
-                peer.next_seq - 1, entries_max=rules.batch_entries_max, bytes_max=rules.batch_bytes_max
+                peer.next_seq - 1,
+                upto=fifo.executed_seq,
+                entries_max=rules.batch_entries_max,
+                bytes_max=rules.batch_bytes_max,
             )
         elif peer.outstanding or not self._is_empty_forward_due(peer):
             return
+        # Under load every forward has entries, whose chain tells of a difference; what is silent shows when all rest.
+        is_idle = not entries and state.elapsed_ms - peer.sent_ms >= rules.heartbeat_ms
         assert state.view is not None
         prev_seq = peer.next_seq - 1
-        prev_view = fifo.view_at(prev_seq)
+        prev_view, prev_chain = fifo.view_at(prev_seq), fifo.chain_at(prev_seq)
         assert prev_view is not None, f"entry {prev_seq} before the batch is no longer held"
+        assert prev_chain is not None
         peer.next_seq += len(entries)
         peer.sent_round = self.round
         peer.sent_ms = state.elapsed_ms
@@ -334,6 +340,9 @@ class Active:
             self.round,
             int(want),
             self.floor,
+            state.view_digest,
+            prev_chain,
+            state.digest_bytes if is_idle else b"",
             state.clocks.line_ms,
             state.clocks.age_ms,
         )
@@ -361,22 +370,27 @@ class Active:
         peer = self.peers.get(ack.sender.name)
         if peer is None or peer.member != ack.sender or state.view is None or ack.view != state.view.number:
             return ""
+        peer.heard_ms = state.elapsed_ms
+        if ack.problem not in ("", "gap", "unknown view"):
+            return ack.problem  # it still counts as outstanding: to send more before it is removed would be a storm
         if peer.outstanding:
             peer.outstanding -= 1
             waited_ms = peer.see_wait(state.elapsed_ms)
             if 2 * waited_ms > state.rules.suspect_ms and not peer.is_joining:
                 state.note("slow_backup", node=peer.member.name, ms=waited_ms)  # it answers, and callers wait for it
-        peer.heard_ms = state.elapsed_ms
         if ack.problem == "unknown view":
             peer.is_adopted = peer.answered = False
             peer.asked_ms = -1
             return ""
-        if ack.problem and ack.problem != "gap":
-            return ack.problem
-        if not peer.is_adopted or ack.received > state.fifo.last_seq:
+        if not peer.is_adopted:
             return ""
         if not peer.is_joining:
             state.clocks.heard(ack.sender.name, ack.wall_ms)
+        chain = state.fifo.chain_at(ack.received)
+        if ack.received > state.fifo.last_seq or chain not in (None, ack.chain):
+            return "conflict"  # it holds what this view does not have (V17)
+        if chain is None and not ack.problem:
+            return ""  # that is long past
         peer.acked_round = max(peer.acked_round, ack.round)
         if ack.problem == "gap":
             self.on_silence(peer)

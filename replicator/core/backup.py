@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 from replicator.core.active import refusal_body
 from replicator.core.effects import Execute, Executed, ExecuteRead, ReadDone, Reply, Submitted
 from replicator.core.frames import Adopted, Fetch, Forward, ForwardAck, Refused, Tail
-from replicator.core.messages import Answer, Entry, Facts, Kind, Level, Status, split_message
+from replicator.core.messages import Answer, Entry, Facts, Kind, Level, Status, chained, split_message
 from replicator.core.state import Role, State
 from replicator.errors import UsageError
 from replicator.handlers import HandlerSpec
-from replicator.ids import shown_id
 from replicator.service import handler_of
 
 #: Entries of one answer to `Fetch`; a longer tail is fetched in several.
@@ -27,6 +26,8 @@ TAIL_ENTRIES_MAX = 4_096
 TAIL_BYTES_MAX = 4 << 20
 #: Stale reads held at a backup at once; more are sent on to the active.
 STALE_READS_MAX = 10_000
+#: Stands for the handler where rows differ, and no message has shown it.
+SILENT = ""
 
 
 class StaleRead(NamedTuple):
@@ -47,11 +48,12 @@ class Backup:
         self.fed_ms = -(10**9)  # when it last forwarded anything to us
         self._owed: list[Forward] = []  # forwards to be acked when executed
         self._stale: deque[StaleRead] = deque()
+        self.is_list_enough = True  # after a divergence: the last agreed seq is known
         self._shown = 0  # what the active of this view has said to be held by all; in mode durable, on all disks
 
     def on_forward(self, frame: Forward) -> None:
         """Accept what follows our last entry, execute it, ack at the wanted level."""
-        state = self.state
+        state, fifo = self.state, self.state.fifo
         view = state.view
         if view is None or frame.view > view.number:
             self._ack(frame, "unknown view")
@@ -77,6 +79,8 @@ class Backup:
         else:
             self._ack(frame, "")
             self._execute_received()
+        if not problem and frame.digest and frame.prev_seq == fifo.executed_seq == fifo.last_seq:
+            self._compare_rows(frame.digest)
         if not problem:
             self._raise_held_by_all(frame.held_by_all)
             state.changes.trim(min(frame.floor, max(0, state.durable_seq)))
@@ -86,8 +90,7 @@ class Backup:
         fifo = self.state.fifo
         if frame.prev_seq > fifo.last_seq:
             return "gap"
-        prev_view = fifo.view_at(frame.prev_seq)
-        if prev_view is not None and prev_view != frame.prev_view:
+        if fifo.chain_at(frame.prev_seq) not in (None, frame.prev_chain):
             return "conflict"
         try:
             entries = [Entry.from_packed(packed) for packed in frame.entries]
@@ -108,9 +111,11 @@ class Backup:
         # Our last entry is of an earlier view, and the batch ends before it: it may not be theirs.
         if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:
             return "conflict"
-        held = [entry for entry in entries if entry.seq <= fifo.last_seq]
-        if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):
-            return "conflict"
+        chain = frame.prev_chain
+        for entry in entries[: len(entries) - len(new)]:  # held already, or another under the same number (V17)
+            chain = chained(chain, entry.packed)
+            if fifo.chain_at(entry.seq) not in (None, chain):
+                return "conflict"
         for entry in new:
             fifo.append(entry)
         return ""
@@ -136,19 +141,43 @@ class Backup:
         if state.role is Role.DIVERGED:
             return
         if outcome.digest != entry.digest:
-            state.role = Role.DIVERGED
             keys = [f"{state.database.tables[each.table].name}[{each.key!r}]" for each in outcome.changes]
-            name = split_message(entry.message)[2]
             shown = ", ".join(keys[:20]) or "none"
-            state.note("diverged", seq=entry.seq, message=str(name), txn=shown_id(entry.txn_id), keys=shown)
-            for frame in self._owed:
-                self._ack(frame, "diverged")
-            self._owed.clear()
+            name = str(split_message(entry.message)[2])
+            self._diverge(name)
+            times = state.diverged[name]
+            state.note("diverged", seq=entry.seq, message=name, txn=entry.txn_id.hex(), keys=shown, times=times)
+            self.is_list_enough = True
             return
         state.commit(entry, outcome)
         entry.spec = entry.arguments = None
         if self._owed and not self._is_short_of(self._owed[0]):
             self.ack_owed()
+
+    def _compare_rows(self, digest: bytes) -> None:
+        """All rest, and the active tells the digest of its state at our seq: rows that differ in silence show here (P7)."""
+        state = self.state
+        if digest != state.digest_bytes:
+            self._diverge(SILENT)
+            state.note("rows_differ", seq=state.fifo.executed_seq, times=state.diverged[SILENT])
+            self.is_list_enough = False
+
+    def _diverge(self, handler: str) -> None:
+        """Ack nothing more in this view. What is committed is what was agreed; what was received beyond it stays (R5)."""
+        state = self.state
+        state.role = Role.DIVERGED
+        state.diverged[handler] = state.diverged.get(handler, 0) + 1
+        for frame in self._owed:
+            self._ack(frame, "diverged")
+        self._owed.clear()
+
+    def leave(self) -> None:
+        """The arbiter has removed this diverged node: stand at the last agreed seq, outside (R1)."""
+        fifo = self.state.fifo
+        view, chain = fifo.view_at(fifo.executed_seq), fifo.chain_at(fifo.executed_seq)
+        assert view is not None
+        assert chain is not None
+        fifo.restart(fifo.executed_seq, view, chain)
 
     def _is_short_of(self, frame: Forward) -> bool:
         """Whether some entry up to the frame's last is not yet executed, or not yet on the disk, as the frame wants it."""
@@ -183,6 +212,8 @@ class Backup:
             state.durable_seq,
             frame.round,
             problem,
+            state.view_digest if state.view is not None and state.view.number == frame.view else b"",
+            state.fifo.last_chain,
             state.clocks.wall_ms,
         )
         state.send(frame.sender.name, ack)
@@ -206,6 +237,8 @@ class Backup:
             state.fifo.last_seq,
             state.fifo.executed_seq,
             b"" if state.role is Role.DIVERGED else state.fingerprint,
+            state.view_digest,
+            state.fifo.last_chain,
         )
 
     def on_fetch(self, frame: Fetch) -> None:
@@ -219,17 +252,19 @@ class Backup:
         fifo = state.fifo
         entries: tuple[bytes, ...] = ()
         problem = ""
-        if frame.view != state.view.number or frame.sender != state.view.active or state.role is Role.DIVERGED:
+        if frame.view != state.view.number or frame.sender != state.view.active:
             problem = "stale"
         elif frame.after_seq < fifo.base_seq and state.view_of(frame.after_seq) == frame.after_view:
             problem = "trimmed"  # a catch-up brought us beyond it
-        elif fifo.view_at(frame.after_seq) != frame.after_view:
+        elif fifo.chain_at(frame.after_seq) != frame.after_chain:
             problem = "conflict"
         else:
             bytes_max = min(TAIL_BYTES_MAX, state.rules.frame_bytes_max // 2)  # the rest is for what each entry adds
-            tail = fifo.sealed_after(frame.after_seq, entries_max=TAIL_ENTRIES_MAX, bytes_max=bytes_max)
+            tail = fifo.sealed_after(
+                frame.after_seq, upto=fifo.last_seq, entries_max=TAIL_ENTRIES_MAX, bytes_max=bytes_max
+            )
             entries = tuple(tail)
-        state.send(frame.sender.name, Tail(frame.request, frame.view, state.me, entries, problem))
+        state.send(frame.sender.name, Tail(frame.request, frame.view, state.me, entries, problem, state.view_digest))
 
     # -- stale reads -------------------------------------------------------------------------------------------------
 

@@ -115,7 +115,9 @@ class Source:
         if problem or session is None:
             state.send(
                 frame.sender.name,
-                Gathered(frame.request, frame.view, state.me, frame.session, frame.number, b"", b"", b"", 0, problem),
+                Gathered(
+                    frame.request, frame.view, state.me, frame.session, frame.number, b"", b"", b"", 0, problem, b""
+                ),
             )
             return
         session.heard_ms = state.elapsed_ms
@@ -177,7 +179,17 @@ class Source:
         session.left_count = max(0, session.left_count - len(rows))
         packed = pack_wire(rows)
         return Gathered(
-            frame.request, frame.view, state.me, frame.session, frame.number, packed, ranges, position, left, problem
+            frame.request,
+            frame.view,
+            state.me,
+            frame.session,
+            frame.number,
+            packed,
+            ranges,
+            position,
+            left,
+            problem,
+            state.view_digest,
         )
 
     def _compare(self, session: Session, compared: Compared, frame: Gather) -> bytes:

@@ -13,17 +13,18 @@ from __future__ import annotations
 from replicator.core.active import Active
 from replicator.core.backup import Backup
 from replicator.core.catchup import Source
-from replicator.core.effects import Connect, Execute, Propose, ReadView, WriteView
+from replicator.core.effects import Connect, Execute, Propose, WriteView
 from replicator.core.frames import Adopt, Adopted, Fetch, ForwardAck, JoinAnswer, Ping, Pong, Refused, Tail
 from replicator.core.joining import Joining
 from replicator.core.keeping import Keeper
+from replicator.core.lives import Lives
 from replicator.core.messages import Entry
 from replicator.core.outside import Outside
 from replicator.core.peers import Peer
+from replicator.core.records import Records
 from replicator.core.recovery import Recovery
 from replicator.core.state import Role, State
 from replicator.core.views import Member, View, made_safe, shrunk, taken_over
-from replicator.errors import CorruptRecord
 
 
 class Council:
@@ -36,17 +37,18 @@ class Council:
         self.recovery = Recovery(state, keeper, self._on_caught_up)
         self.active = active
         self.backup = backup
+        self.records = Records(state, self._believe)
         self.proposal: View | None = None
         self._proposed_ms = self._since_ms = 0
-        self._read_ms = -(10**9)
-        self._ping_ms = -(10**9)
         self._looked_ms = 0
         self._kept_ms = 0
         self._reconnected_ms: dict[str, int] = {}
         self._fetched_ms = -(10**9)  # when a tail was asked for that has not come
         self._dead: Member | None = None  # an active that surely is gone
-        self.joining = Joining(state, active, backup, self.recovery, self.source, self.propose)
-        self.outside = Outside(state, backup, self.recovery, self.joining.restarting, self.propose, self.read)
+        self._announced: dict[str, Adopt] = {}  # by sender: of views that the arbiter has not confirmed yet
+        self.lives = Lives(state)
+        self.joining = Joining(state, active, backup, self.recovery, self.source, self.lives, self.propose)
+        self.outside = Outside(state, backup, self.recovery, self.joining.restarting, self.propose, self.records.read)
 
     # -- the arbiter -------------------------------------------------------------------------------------------------
 
@@ -60,11 +62,6 @@ class Council:
         """Why this node is outside, as far as it knows."""
         because = self.joining.because
         return (self.joining.restarting.problem or because) if because in ("", "not active") else because
-
-    def read(self) -> None:
-        """Ask the arbiter for the record."""
-        self._read_ms = self.state.elapsed_ms
-        self.state.effects.append(ReadView(self.state.highest_view))
 
     def propose(self, view: View, why: str) -> None:
         """Propose a record; does nothing while another proposal is unsettled."""
@@ -82,15 +79,13 @@ class Council:
         self.state.effects.append(Propose(self.proposal.number - 1, self.proposal, self.state.highest_view))
 
     def on_view_changed(self, view: View, asked: int) -> None:
-        """Take the arbiter's record: settle the proposal, adopt what is newer, halt at what cannot be (V14).
+        """Take the arbiter's record, if it counts: settle the proposal, adopt what is newer.
 
-        *asked*: the highest view this node knew when it asked; a late answer to an early question proves nothing.
+        *asked*: the highest view this node knew when it asked.
         """
         state = self.state
-        if not self._is_ours(view, asked):
+        if not self.records.take(view, asked, is_proposing=self.proposal is not None):
             return
-        if view.number < state.highest_view:
-            return  # late: we have adopted a newer one, perhaps in a former life (V11)
         if self.proposal is not None and view.number >= self.proposal.number:
             self.proposal = None
             self.active.pending = ()
@@ -98,44 +93,19 @@ class Council:
             self.adopt(view)
         self.consider()
 
-    def _is_ours(self, view: View, asked: int) -> bool:
-        state = self.state
-        if view.database_id != state.database_id:
-            state.halt(
-                f"the arbiter's record is of database {view.database_id}, this node is of {state.database_id}; "
-                "it asks the wrong arbiter, or a new database was made over this one. Its rows are left as they are; to give "
-                "the node to the other database, move its data folder away: what only this node holds is lost to that one"
-            )
-        elif view.number < asked:
-            state.halt(
-                f"the arbiter's record is view {view.number}, this node had adopted view {asked} before it asked: "
-                "the arbiter has lost its memory, or is another one; `replicator recover FILE` rebuilds its record from the "
-                "nodes, and nothing is lost"
-            )
-        elif state.me.name not in view.members:
-            state.halt(f"node {state.me.name} is no member of this database (members: {', '.join(view.members)})")
-        return state.role is not Role.HALTED
-
-    def on_newer_record(self, record: bytes) -> None:
-        """Adopt a view that came in a frame, if it is newer than ours."""
-        view = self._read_record(record)
-        if view is not None and (self.state.view is None or view.number > self.state.view.number):
-            self.on_view_changed(view, 0)
-
-    def _read_record(self, record: bytes) -> View | None:
-        """Read a record that a peer sent; None, and a Note, if it is none: a peer's garbage is no fault of our disk."""
-        try:
-            return View.from_bytes(record)
-        except CorruptRecord as error:
-            self.state.note("peer_refused", peer="a node", problem=str(error))
-            return None
+    def _believe(self, view: View) -> None:
+        """A record that the arbiter could not confirm: not while the fate of an own proposal is unknown (V5)."""
+        if self.proposal is None and self.state.role is not Role.HALTED:
+            self.state.note("believed", view=view.number)
+            self.adopt(view)
+            self.consider()
 
     def adopt(self, view: View) -> None:
         """Enter a view: written down first (V11), then the role it gives to this node."""
         state = self.state
         before = state.role
         state.effects.append(WriteView(view))
-        state.view = view
+        state.view, state.view_digest = view, view.digest()
         state.highest_view = view.number
         self._fetched_ms = -(10**9)
         self.outside.join_ms = self.backup.fed_ms = -(10**9)
@@ -148,10 +118,13 @@ class Council:
         for token in self.backup.end():
             self.active.answer_not_active(token)
         self.recovery.on_view(view)
-        if before is Role.DIVERGED:
-            state.note("view_adopted", view=view.number, role=before.value)
-            return
-        if is_active:
+        if before is Role.DIVERGED and view.has(state.me):
+            pass  # it counts as in sync, and never opens by itself (R5)
+        elif before is Role.DIVERGED:
+            state.role = Role.OUTSIDE
+            self.backup.leave()
+            self.recovery.after_divergence(is_list_enough=self.backup.is_list_enough)
+        elif is_active:
             state.role = Role.ACTIVE if before is Role.ACTIVE else Role.OPENING
             self.active.begin(view)
         else:
@@ -161,14 +134,18 @@ class Council:
         state.note("view_adopted", view=view.number, role=state.role.value, active=_name(view.active))
         if state.role is Role.OPENING:
             self._open_if_level()
-        if is_active:
+        if state.role in (Role.ACTIVE, Role.OPENING):
             self._ask_peers()
+        announced, self._announced = list(self._announced.values()), {}
+        for frame in announced:
+            self.on_adopt(frame)
 
     # -- the clock ---------------------------------------------------------------------------------------------------
 
     def on_tick(self) -> None:
         """Look at what is due; called often, looks once in half a heartbeat."""
         state = self.state
+        self.records.on_tick()
         gap_ms = state.elapsed_ms - self._looked_ms
         if gap_ms < state.rules.heartbeat_ms // 2:
             return
@@ -196,9 +173,8 @@ class Council:
             self._keep_links()
             return
         if state.view is None:
-            if state.elapsed_ms - self._read_ms >= state.rules.heartbeat_ms:
-                self.read()
-        elif state.role is Role.OUTSIDE:
+            return  # the record is being read
+        if state.role is Role.OUTSIDE:
             self.outside.consider(state.view, self._dead)
         elif state.role is Role.BACKUP:
             self._consider_backup(state.view)
@@ -279,12 +255,14 @@ class Council:
         """A link is there: say at once what waits for it."""
         state = self.state
         peer = self.active.peers.get(node)
+        self.lives.forget(node)
+        is_active = state.view is not None and _name(state.view.active) == node
+        if self.joining.is_asking(node) or (state.role is Role.BACKUP and is_active):
+            self.lives.ask(node)
         if peer is not None:
             self.active.on_silence(peer)
             peer.asked_ms = -1
             self._ask_peers()
-        elif state.role is Role.BACKUP and state.view is not None and _name(state.view.active) == node:
-            state.send(node, Ping(state.next_request(), state.me))
         elif state.role is Role.OUTSIDE:
             self.outside.join_ms = -(10**9)
             self.consider()
@@ -295,6 +273,7 @@ class Council:
         member = self._member_at(node)
         peer = self.active.peers.get(node)
         self._fetched_ms = -(10**9)
+        self.lives.forget(node)
         if peer is not None:
             self.active.on_silence(peer)
             if self.active.awaited == peer.member:
@@ -315,16 +294,27 @@ class Council:
         return None if view is None else view.member(node)
 
     def see(self, sender: Member) -> None:
-        """Notice the life in which a node speaks: a later one proves that the former is dead (V2, V6).
+        """Notice the life in which a frame says that a node speaks: what would change anything is asked of the node itself.
 
         Incarnations of one node are ordered; a late frame of an earlier one proves nothing.
         """
         member = self._member_at(sender.name)
-        if member is not None and sender.incarnation > member.incarnation and self._dead != member:
+        if member is None:
+            return
+        is_later = sender.incarnation > member.incarnation and self._dead != member
+        if is_later or (member == sender and self._dead == member):
+            if self.lives.is_present(sender):
+                self._on_life(member, sender)
+            else:
+                self.lives.ask(sender.name)
+
+    def _on_life(self, member: Member, present: Member) -> None:
+        """A member's node has told its life: a later one proves that the former is dead (V2, V6)."""
+        if present.incarnation > member.incarnation and self._dead != member:
             self._dead = member
-            self.state.note("new_incarnation", node=sender.name)
+            self.state.note("new_incarnation", node=present.name)
             self.consider()
-        elif member is not None and member == sender and self._dead == member:
+        elif member == present and self._dead == member:
             self._dead = None  # a link was refused, yet it lives
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -343,16 +333,19 @@ class Council:
                 state.send(name, Adopt(state.next_request(), state.me, state.view.to_bytes()))
 
     def on_adopt(self, frame: Adopt) -> None:
-        """Adopt the announced view, unless ours is newer, and tell our position."""
-        state = self.state
-        self.on_newer_record(frame.record)
-        announced = self._read_record(frame.record)
-        if announced is None or state.view is None or state.role is Role.HALTED:
+        """Tell our position in the announced view; one that is new to us waits for the arbiter's word (records.py)."""
+        state, view = self.state, self.state.view
+        announced = self.records.hear(frame.record, frame.sender)
+        if announced is None or view is None:
             return
-        if announced.number < state.view.number:
-            state.send(frame.sender.name, Refused(frame.request, state.me, state.view.to_bytes()))
+        if announced.number > view.number:
+            if frame.sender.name in view.members:
+                self._announced[frame.sender.name] = frame
             return
-        if frame.sender == state.view.active:
+        if announced != view:  # older, or another of our number (V16)
+            state.send(frame.sender.name, Refused(frame.request, state.me, view.to_bytes()))
+            return
+        if frame.sender == view.active:
             self.backup.heard_ms = state.elapsed_ms
         state.send(frame.sender.name, self.backup.position(frame.request))
 
@@ -365,21 +358,23 @@ class Council:
         peer.heard_ms = state.elapsed_ms
         if peer.answered:
             return
-        if frame.fingerprint != state.fingerprint:
-            why = "runs another version of the service or other rules" if frame.fingerprint else "has diverged"
-            self._remove(peer.member, why)
+        if frame.fingerprint and frame.fingerprint != state.fingerprint:
+            self._remove(peer.member, "runs another version of the service or other rules")
             return
         peer.answered = True
-        peer.last_view, peer.last_seq = frame.last_view, frame.last_seq
+        peer.has_diverged = not frame.fingerprint
+        peer.last_view, peer.last_seq, peer.last_chain = frame.last_view, frame.last_seq, frame.last_chain
         peer.match_applied = frame.applied
-        if state.role is Role.ACTIVE:
+        if state.role is Role.ACTIVE and not peer.has_diverged:
             self._settle(peer)
+        elif state.role is Role.ACTIVE:
+            self._remove(peer.member, "has diverged")
         self._open_if_level()
 
     def _settle(self, peer: Peer) -> None:
         """Take the position as proof if its last entry is in our FIFO; else the node must return by catch-up (V8)."""
         state, seq = self.state, peer.last_seq
-        if state.fifo.view_at(seq) == peer.last_view:
+        if state.fifo.chain_at(seq) == peer.last_chain:
             peer.settle(seq, min(peer.match_applied, seq))
         elif seq < state.fifo.base_seq and state.view_of(seq) == peer.last_view:
             self._remove(peer.member, "lacks entries that are no longer held here as entries")
@@ -403,7 +398,9 @@ class Council:
         if fifo.executed_seq < fifo.last_seq:
             return
         for peer in peers:
-            if not peer.is_adopted:
+            if peer.has_diverged:  # what it received, perhaps alone, was taken over first (R5)
+                self._remove(peer.member, "has diverged")
+            elif not peer.is_adopted:
                 self._settle(peer)
         if all(peer.is_adopted and peer.match_received >= fifo.last_seq for peer in peers):
             state.role = Role.ACTIVE
@@ -421,7 +418,8 @@ class Council:
         self._fetched_ms = state.elapsed_ms
         fifo = state.fifo
         state.note("takes_over_tail", node=peer.member.name, after=fifo.last_seq, to=peer.last_seq)
-        fetch = Fetch(state.next_request(), state.view.number, state.me, fifo.last_view, fifo.last_seq)
+        at = (fifo.last_view, fifo.last_seq, state.view_digest, fifo.last_chain)
+        fetch = Fetch(state.next_request(), state.view.number, state.me, *at)
         state.send(peer.member.name, fetch)
 
     def on_tail(self, frame: Tail) -> None:
@@ -472,7 +470,7 @@ class Council:
 
     def on_join_answer(self, frame: JoinAnswer) -> None:
         """Learn the view, and why joining is not possible."""
-        self.on_newer_record(frame.record)
+        self.records.hear(frame.record, frame.sender)
         if self.outside.is_answer(frame):
             self.joining.on_join_answer(frame)
 
@@ -481,11 +479,16 @@ class Council:
         self.state.send(frame.sender.name, Pong(frame.request, self.state.me))
 
     def on_pong(self, frame: Pong) -> None:
-        """`see` has noticed the incarnation; nothing else is proved by a pong."""
+        """A node has told its life, if it was asked: act on it, and on the `Join` that it was asked for."""
+        if self.lives.take(frame):
+            member = self._member_at(frame.sender.name)
+            if member is not None:
+                self._on_life(member, frame.sender)
+            self.joining.on_life(frame.sender)
 
     def on_refused(self, frame: Refused) -> None:
-        """Our frame was of an old view: read the newer one and step down."""
-        self.on_newer_record(frame.record)
+        """Our frame was of an old view, or of another record: the arbiter is asked."""
+        self.records.hear(frame.record, frame.sender)
 
 
 def _name(member: Member | None) -> str:

@@ -4,12 +4,16 @@ The double-linked list of US 6,347,322 B1 becomes a dense array: seq - base is t
 with its replication indicator set" are index arithmetic. Entries stay until every in-sync node holds them
 (`held_by_all`, V7), and beyond that, within bounds, for nodes that join or come back soon.
 
-Invariants (`check`): seqs are dense; views never fall along the FIFO; executed <= last.
+An entry is named by (view, seq) only as long as the arbiter keeps its contract; its *chain*, a running digest of all
+entries up to it with their outcomes, names it and all before it whatever happens (V17; log matching of Raft, Ongaro 2014,
+by digest in place of a term).
+
+Invariants (`check`): seqs are dense; views never fall along the FIFO; executed <= last; whatever is sealed has its chain.
 """
 
 from __future__ import annotations
 
-from replicator.core.messages import Entry
+from replicator.core.messages import NO_CHAIN, Entry, chained
 
 
 class Fifo:
@@ -17,6 +21,7 @@ class Fifo:
 
     __slots__ = (
         "_entries",
+        "base_chain",
         "base_seq",
         "base_view",
         "bytes_held",
@@ -32,13 +37,14 @@ class Fifo:
         self.bytes_held = 0  # message bytes of all entries held
         self.base_seq = 0
         self.base_view = 0
+        self.base_chain = NO_CHAIN  # empty: not known, as the position was stored by a former version
         self.last_seq = 0  # of the last entry held; `base_seq` without one
         self.last_view = 0
         self.executed_seq = 0
         self.held_by_all = 0
         self.pinned_seq: int | None = None  # what follows it is kept for a node that returns (C7)
 
-    def restart(self, seq: int, view: int) -> None:
+    def restart(self, seq: int, view: int, chain: bytes) -> None:
         """Begin anew behind (*view*, *seq*), which is executed: after a restart or a catch-up no entry is held.
 
         What all hold is not more than was known before: the others need not be as far as *seq* (V10).
@@ -49,15 +55,28 @@ class Fifo:
         self.base_seq = self.last_seq = self.executed_seq = seq
         self.held_by_all = min(self.held_by_all, seq)
         self.base_view = self.last_view = view
+        self.base_chain = chain
 
     def append(self, entry: Entry) -> None:
-        """Add the next entry."""
+        """Add the next entry; one that is sealed gets its chain."""
         assert entry.seq == self.last_seq + 1, f"{entry} does not follow {self.last_seq}"
         assert entry.view >= self.last_view, f"{entry} is of a view before {self.last_view}"
+        if entry.packed:
+            entry.chain = self._chain_after(entry)
         self._entries.append(entry)
         self.last_seq = entry.seq
         self.last_view = entry.view
         self.bytes_held += len(entry.message)
+
+    def seal(self, entry: Entry, digest: bytes) -> None:
+        """Set the replication indicator of an entry held; entries are sealed in their order."""
+        entry.seal(digest)
+        entry.chain = self._chain_after(entry)
+
+    def _chain_after(self, entry: Entry) -> bytes:
+        before = self.chain_at(entry.seq - 1)
+        assert before is not None, f"{entry} is sealed before the one before it"
+        return chained(before, entry.packed)
 
     def get(self, seq: int) -> Entry | None:
         """Return the entry at *seq*, or None if it is not held."""
@@ -71,11 +90,23 @@ class Fifo:
         entry = self.get(seq)
         return entry.view if entry is not None else None
 
-    def sealed_after(self, seq: int, *, entries_max: int, bytes_max: int) -> list[bytes]:
-        """Return packed executed entries from *seq* + 1, at least one if there is one, within the caps."""
+    def chain_at(self, seq: int) -> bytes | None:
+        """Return the chain at *seq* (`NO_CHAIN` at seq 0); None if that entry is no longer held, or not sealed yet."""
+        if seq == self.base_seq:
+            return self.base_chain
+        entry = self.get(seq)
+        return entry.chain or None if entry is not None else None
+
+    @property
+    def last_chain(self) -> bytes:
+        """The chain at the last entry; empty as long as that is not sealed."""
+        return self.chain_at(self.last_seq) or b""
+
+    def sealed_after(self, seq: int, *, upto: int, entries_max: int, bytes_max: int) -> list[bytes]:
+        """Return packed entries from *seq* + 1 to *upto*, at least one if there is one, within the caps. They are sealed."""
         start = seq - self.base_seq
         assert start >= 0, f"entries after {seq} are no longer held"
-        stop = min(start + entries_max, self.executed_seq - self.base_seq)
+        stop = min(start + entries_max, upto - self.base_seq)
         batch: list[bytes] = []
         size = 0
         for entry in self._entries[start:stop]:
@@ -110,6 +141,7 @@ class Fifo:
         if count > 0:
             gone = self._entries[:count]
             self.base_view = gone[-1].view
+            self.base_chain = gone[-1].chain
             self.base_seq += count
             self.bytes_held -= sum(len(entry.message) for entry in gone)
             del self._entries[:count]
@@ -121,6 +153,8 @@ class Fifo:
             assert entry.seq == self.base_seq + offset
             assert entry.view >= view
             view = entry.view
+            if entry.packed:
+                assert entry.chain == self._chain_after(entry)
         assert self.executed_seq <= self.last_seq
         assert (self.last_seq, self.last_view) == (self.base_seq + len(self._entries), view)
         assert self.bytes_held == sum(len(entry.message) for entry in self._entries)

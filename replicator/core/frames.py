@@ -1,6 +1,8 @@
 """Own the shapes of the frames between nodes, in pairs: a request and its answer, tied by `request`.
 
-Each carries its sender's incarnation, as an ack proves nothing without it (V1, V2). wire.py packs them, by their annotations.
+Each carries its sender's incarnation, as an ack proves nothing without it (V1, V2), and, where it names a view by number,
+the digest of its record as `view_digest` (V16; empty: not told). Where it names an entry by (view, seq) it carries the
+chain up to it, which is that entry's proof (V17). wire.py packs them, by their annotations.
 """
 
 from __future__ import annotations
@@ -8,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replicator.core.views import Member
+
+#: How a node that joins may be brought level: by whatever is shortest; by comparing digests; by anything but the FIFO.
+BY_ANY, BY_DIGESTS, BY_LIST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,8 @@ class Forward:
     `held_by_all`: every in-sync node holds entries up to here. `round`: echoed by the ack, proves it was made
     afterwards (V10). `want`: the level at which the ack must come. `floor`: every member holds what changed up to here
     durably, so change lists may begin behind it (C1). `clock_ms`, `age_ms`: what the active's clocks read (V19).
+    `prev_chain`: the chain at `prev_seq`. `digest`: of the state there, 8
+    bytes, with a heartbeat of an idle active; else empty.
     """
 
     request: int
@@ -30,13 +37,16 @@ class Forward:
     round: int
     want: int
     floor: int
+    view_digest: bytes
+    prev_chain: bytes
+    digest: bytes
     clock_ms: int = 0
     age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardAck:
-    """What a backup holds, has applied, and has on its disk, in this view.
+    """What a backup holds, has applied, and has on its disk, in this view. `chain`: at `received`, which it proves.
 
     `problem`: "", "gap", "conflict", "garbage", "diverged", "unknown view". `wall_ms`: what its own clock reads (V19).
     """
@@ -49,6 +59,8 @@ class ForwardAck:
     durable: int
     round: int
     problem: str
+    view_digest: bytes
+    chain: bytes
     wall_ms: int = 0
 
 
@@ -63,7 +75,10 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A member's position in the adopted view: its last entry (last_view, last_seq), and what it has applied."""
+    """A member's position in the adopted view: its last entry (last_view, last_seq, last_chain), and what it has applied.
+
+    `fingerprint`: empty from one that has diverged (R5).
+    """
 
     request: int
     view: int
@@ -72,6 +87,8 @@ class Adopted:
     last_seq: int
     applied: int
     fingerprint: bytes
+    view_digest: bytes
+    last_chain: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,8 @@ class Fetch:
     sender: Member
     after_view: int
     after_seq: int
+    view_digest: bytes
+    after_chain: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +113,27 @@ class Tail:
     sender: Member
     entries: tuple[bytes, ...]
     problem: str
+    view_digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
     """A node outside says where it stands, and asks the active to be brought level ("recovery completion").
 
-    `position`: its packed position with history, and the lives whose rows it has. `whole`: 1 if what changed has proved not
-    to be all that differs.
+    `position`: its packed position with history, and the lives whose rows it has. `whole`: `BY_ANY`, `BY_DIGESTS` if what
+    changed has proved not to be all that differs, `BY_LIST` if the FIFO would give it what it has diverged at (R1).
     """
 
     request: int
+    view: int
     sender: Member
     fingerprint: bytes
     last_view: int
     last_seq: int
     position: bytes
     whole: int
+    view_digest: bytes
+    last_chain: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +168,7 @@ class Gather:
     whole: int
     keys: bytes
     is_last: int
+    view_digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +189,7 @@ class Gathered:
     position: bytes
     left: int
     problem: str
+    view_digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,4 +232,7 @@ Frame = (
     | Pong
     | Refused
 )
+#: Those that name a view by its number.
+Numbered = Forward | ForwardAck | Adopted | Fetch | Tail | Join | Gather | Gathered
+NUMBERED = (Forward, ForwardAck, Adopted, Fetch, Tail, Join, Gather, Gathered)
 ANSWERS = (ForwardAck, Adopted, Tail, JoinAnswer, Gathered, Pong, Refused)

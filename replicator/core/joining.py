@@ -13,7 +13,8 @@ from replicator.core.active import Active
 from replicator.core.backup import Backup
 from replicator.core.catchup import Source
 from replicator.core.effects import Connect
-from replicator.core.frames import Join, JoinAnswer
+from replicator.core.frames import BY_DIGESTS, Join, JoinAnswer
+from replicator.core.lives import Lives
 from replicator.core.messages import Level
 from replicator.core.peers import Peer
 from replicator.core.persistence import Position
@@ -45,6 +46,7 @@ class Joining:
         backup: Backup,
         recovery: Recovery,
         source: Source,
+        lives: Lives,
         propose: Callable[[View, str], None],
     ) -> None:
         self.state = state
@@ -52,6 +54,8 @@ class Joining:
         self.backup = backup
         self.recovery = recovery
         self.source = source
+        self.lives = lives
+        self._unproved: dict[str, Join] = {}  # by name: asked for in a life that is not proved yet
         self.restarting = Restarting(state, propose)
         self.propose = propose
         self._because = ""
@@ -65,7 +69,15 @@ class Joining:
         state = self.state
         if state.view is None:
             return
-        self.restarting.on_join(frame)
+        name = frame.sender.name
+        if name in state.view.members and name != state.me.name:
+            if not self.lives.is_present(
+                frame.sender
+            ):  # an older life's, or nobody's, must not take the place of this one's
+                self._unproved[name] = frame
+                self.lives.ask(name)
+                return
+            self.restarting.on_join(frame)
         problem = self._join_problem(frame)
         catch_up, common = (0, 0) if problem else self._catch_up(frame)
         if not problem and not catch_up:
@@ -85,6 +97,16 @@ class Joining:
                 state.effects.append(Connect(frame.sender.name))
         answer = JoinAnswer(frame.request, state.me, state.view.to_bytes(), problem, catch_up, common)
         state.send(frame.sender.name, answer)
+
+    def is_asking(self, name: str) -> bool:
+        """Whether a `Join` of this node waits until its life is known."""
+        return name in self._unproved
+
+    def on_life(self, present: Member) -> None:
+        """A node has told its life: take its `Join`, if it was in that life."""
+        frame = self._unproved.pop(present.name, None)
+        if frame is not None and frame.sender == present:
+            self.on_join(frame)
 
     def _join_problem(self, frame: Join) -> str:
         state = self.state
@@ -111,15 +133,23 @@ class Joining:
         """Say whether the joiner must catch up first, and from where: (0, 0) if the FIFO brings it level."""
         state = self.state
         fifo = state.fifo
-        is_known = frame.last_seq >= fifo.base_seq and fifo.view_at(frame.last_seq) == frame.last_view
+        is_known = fifo.chain_at(frame.last_seq) == frame.last_chain
         is_near = fifo.last_seq - frame.last_seq <= state.rules.join_entries_max
         # Whoever has just been brought to S joins behind it, however far this node has gone on meanwhile (C7).
         is_near = is_near or self.source.has_brought(frame.sender, frame.last_seq)
+        position = Position.from_bytes(frame.position)
+        if is_known and position.seq == fifo.executed_seq:
+            is_known = position.digest == state.digest
         if is_known and is_near and not frame.whole:
             return 0, 0
+        is_other = (
+            not is_known and fifo.view_at(frame.last_seq) == frame.last_view
+        )  # what views say is common is not (V17)
+        if is_other:
+            state.note("differs", node=frame.sender.name, view=frame.last_view, seq=frame.last_seq)
         if self.active.peers.get(frame.sender.name) is not None:
             del self.active.peers[frame.sender.name]
-        return catch_up_of(state, Position.from_bytes(frame.position), is_whole_wanted=bool(frame.whole))
+        return catch_up_of(state, position, is_whole_wanted=is_other or frame.whole == BY_DIGESTS)
 
     def on_join_answer(self, frame: JoinAnswer) -> None:
         """Learn the view; say once why joining is not possible."""
@@ -127,6 +157,9 @@ class Joining:
         if state.view is not None and frame.sender == state.view.active:
             self.backup.heard_ms = state.elapsed_ms
         if frame.catch_up and state.role is Role.OUTSIDE and not self.recovery.keeper.is_writing:
+            if self.recovery.is_barred:
+                self._because = "its outcome of a message differed from the active's again; it returns after a while"
+                return
             self._because = CATCHING_UP
             self.recovery.begin(frame)
             return

@@ -156,7 +156,7 @@ class Keeper:
         state.transactions.arrange()
         state.transactions.watermark_ms = position.watermark_ms
         state.clocks.restart(position.header_ms, position.age_ms)
-        state.fifo.restart(position.seq, position.view)
+        state.fifo.restart(position.seq, position.view, position.chain)
         lives = (state.me.incarnation, *position.lives)
         if len(lives) > LIVES_MAX:  # from the middle: the oldest are those that were in sync
             lives = lives[: LIVES_MAX // 2] + lives[-LIVES_MAX // 2 :]

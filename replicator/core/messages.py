@@ -25,6 +25,9 @@ PROBE = ""
 MESSAGE_HEAD = struct.Struct(">16sI")
 _unpack_head = MESSAGE_HEAD.unpack_from
 _HEAD_BYTES = MESSAGE_HEAD.size
+_blake2b = hashlib.blake2b
+#: The chain of a FIFO that holds nothing.
+NO_CHAIN = bytes(8)
 #: A transaction id begins with six bytes of its time of creation; zero marks one named by the user.
 NAMED_PREFIX = bytes(6)
 
@@ -151,12 +154,14 @@ class Entry:
     `time_ms` and `age_ms` are the readings of the active's two clocks (clocks.py), neither below that of the entry before.
     `digest` is the outcome digest and doubles as the replication indicator: empty until the entry is executed. `told` is
     empty, or the outcome that the active found and that its machine had a part in: then nobody runs the handler again (V21).
+    `chain`: `chained` over all entries up to this one; empty until it is known where the entry stands (fifo.py).
     Source: US 6,347,322 B1, "control header", "replication indicator".
     """
 
     __slots__ = (
         "age_ms",
         "arguments",
+        "chain",
         "digest",
         "fingerprint",
         "kind",
@@ -199,6 +204,7 @@ class Entry:
         self.age_ms = age_ms
         self.told = told
         self.packed = b""
+        self.chain = b""
         self.spec: Any = None  # set by whoever has split the message already: saves a second split
         self.arguments: dict[str, Any] | None = None
         #: The transaction's id; the message's number in it, or the expect number of a deadline.
@@ -247,6 +253,11 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry seq={self.seq} view={self.view} txn={shown_id(self.txn_id)[:17]}#{self.msg_no}>"
+
+
+def chained(chain: bytes, packed: bytes) -> bytes:
+    """Go on with a chain by one packed entry: 8 bytes, equal only after equal entries with equal outcomes (V17). 1 us."""
+    return _blake2b(chain + packed, digest_size=8).digest()
 
 
 _ENTRY_TYPES = (int, int, int, int, bytes, int, bytes, bytes, bytes, int, bytes)

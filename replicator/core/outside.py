@@ -8,7 +8,7 @@ from dataclasses import replace
 from replicator.core.backup import Backup
 from replicator.core.catchup import CHANGED
 from replicator.core.effects import Connect
-from replicator.core.frames import Join, JoinAnswer
+from replicator.core.frames import BY_ANY, BY_DIGESTS, BY_LIST, Join, JoinAnswer
 from replicator.core.recovery import Recovery
 from replicator.core.restarting import Restarting
 from replicator.core.state import State
@@ -91,12 +91,16 @@ class Outside:
     def _join(self) -> Join:
         state = self.state
         fifo = state.fifo
+        assert state.view is not None
         return Join(
             state.next_request(),
+            state.view.number,
             state.me,
             state.fingerprint,
             fifo.last_view,
             fifo.last_seq,
             replace(state.position(), lives=state.lives).to_bytes(),
-            int(self.recovery.wanted != CHANGED),
+            BY_DIGESTS if self.recovery.wanted != CHANGED else BY_LIST if self.recovery.is_fifo_barred else BY_ANY,
+            state.view_digest,
+            fifo.last_chain,
         )

@@ -20,9 +20,11 @@ class Peer:
         "acked_round",
         "answered",
         "asked_ms",
+        "has_diverged",
         "heard_ms",
         "is_adopted",
         "is_joining",
+        "last_chain",
         "last_seq",
         "last_view",
         "match_applied",
@@ -43,9 +45,11 @@ class Peer:
         self.member = member
         self.is_joining = is_joining
         self.answered = False  # it has told its position in this view
+        self.has_diverged = False
         self.is_adopted = False  # its position was found in our FIFO: match_* are proof
         self.last_view = 0
         self.last_seq = 0
+        self.last_chain = b""
         self.match_received = 0
         self.match_applied = 0
         self.match_durable = -1  # its disk does not even know this life of it

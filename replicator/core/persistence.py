@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from replicator.core.messages import NO_CHAIN
 from replicator.errors import CorruptRecord, UsageError
 from replicator.values import pack_wire, unpack_wire
 
@@ -44,7 +45,8 @@ class Position:
 
     `low`: the change list reaches back to here. `history`: ascending, the views of the entries up to `seq`. `lives`: on a
     disk, the lives of the node that had these rows, latest first, back to the one that was in sync last (V13). `age_ms`:
-    passed time (V19); in a position of format 2 it is the header time, by which what is remembered had been counted.
+    passed time (V19); in a position of format 2 it is the header time, by which what is remembered had been counted. `chain`:
+    of all entries up to `seq` (V17); `NO_CHAIN` from a disk of format 2, which fits nobody else's: such a node compares.
     """
 
     seq: int
@@ -55,6 +57,7 @@ class Position:
     low: int
     history: tuple[History, ...]
     lives: tuple[str, ...] = ()
+    chain: bytes = NO_CHAIN
     age_ms: int = 0
 
     def to_bytes(self) -> bytes:
@@ -72,6 +75,7 @@ class Position:
                     self.history,
                     self.lives,
                     self.age_ms,
+                    self.chain,
                 ]
             )
         )
@@ -87,11 +91,11 @@ class Position:
                     "written by another version needs that version"
                 )
             _, seq, view, header_ms, watermark_ms, digest, low, history, lives, *more = fields
-            (age_ms,) = more if fields[0] == POSITION_FORMAT else (header_ms,)
-            if not 0 <= low <= seq:
+            age_ms, chain = more if fields[0] == POSITION_FORMAT else (header_ms, NO_CHAIN)
+            if not 0 <= low <= seq or type(chain) is not bytes:
                 raise ValueError(f"low {low!r}, seq {seq!r}")
             views = tuple(History(*each) for each in history)
-            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives), age_ms)
+            return Position(seq, view, header_ms, watermark_ms, digest, low, views, tuple(lives), chain, age_ms)
         except (UsageError, ValueError, TypeError, LookupError) as error:
             raise CorruptRecord(f"not a position: {error}") from error
 

@@ -28,6 +28,8 @@ from replicator.values import pack_wire
 UNDONE_SHOWN = 20
 #: Own changes told in one frame, as keys whose rows come back with its answer.
 KEYS_PER_PART = 64
+#: A node that diverges again and again waits for at most `suspect_ms` times two to the power of this.
+BACK_OFF_DOUBLINGS_MAX = 12
 
 
 @dataclass(slots=True)
@@ -73,6 +75,8 @@ class Recovery:
         self._asked_ms = 0
         self._not_before_ms = 0
         self._hurry = 0  # rounds after the first: each is asked for at twice the rate
+        self.is_fifo_barred = False  # it would give this node again what it has diverged at (R1)
+        self._barred_until_ms = 0
         self._tries = 0  # of the chunk asked for now
 
     @property
@@ -125,6 +129,24 @@ class Recovery:
         elif self.source is not None and self.source != view.active:
             self.stop("the active has changed")
         self._tries = 0
+
+    def after_divergence(self, *, is_list_enough: bool) -> None:
+        """Come back by the change list, or, if it is not known since when this node differs, by comparing (R1, R2).
+
+        At once the first time; a node that diverges again and again waits twice as long each time.
+        """
+        state = self.state
+        self.is_fifo_barred = True
+        if not is_list_enough:
+            self.wanted = DIFFERING
+        times = sum(state.diverged.values())
+        wait_ms = state.rules.suspect_ms << min(times - 2, BACK_OFF_DOUBLINGS_MAX) if times > 1 else 0
+        self._barred_until_ms = state.elapsed_ms + wait_ms
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether this node has diverged again, and waits before it comes back."""
+        return self.state.elapsed_ms < self._barred_until_ms
 
     def begin(self, answer: JoinAnswer) -> None:
         """The active has said that a catch-up is needed, and from where."""
@@ -189,6 +211,7 @@ class Recovery:
             self._mode,
             self._parts[-1] if self._parts else NO_KEYS,
             int(len(self._parts) <= 1),
+            state.view_digest,
         )
         state.send(source.name, frame)
 
@@ -256,6 +279,7 @@ class Recovery:
         self._apply(final)
         self._tell_applied(source, final.seq, len(undone))
         self.wanted = CHANGED
+        self.is_fifo_barred = False
         self.source = self._final = None
         self._collected = {}
         self._comparing = None
@@ -342,7 +366,7 @@ class Recovery:
         transactions.arrange()
         transactions.watermark_ms = final.watermark_ms
         state.clocks.restart(final.header_ms, final.age_ms)
-        state.fifo.restart(final.seq, final.view)
+        state.fifo.restart(final.seq, final.view, final.chain)
         self.applied_seq = final.seq
         state.history = list(final.history)
         assert state.digest == final.digest

@@ -34,6 +34,7 @@ from replicator.core.effects import (
 )
 from replicator.core.executor import Outcome
 from replicator.core.frames import (
+    NUMBERED,
     Adopt,
     Adopted,
     Fetch,
@@ -126,7 +127,7 @@ class Replica:
 
     def _on_started(self, started: Started) -> None:
         self.state.highest_view = started.highest_view
-        self.council.read()
+        self.council.records.read()
 
     def _on_tick(self, tick: Tick) -> None:
         state = self.state
@@ -176,6 +177,8 @@ class Replica:
     def _on_received(self, received: Received) -> None:
         frame = received.frame
         self.council.see(frame.sender)
+        if isinstance(frame, NUMBERED) and self.council.records.is_other(frame):
+            return
         self._frames[type(frame)](frame)
 
     def _on_link_up(self, up: LinkUp) -> None:
@@ -222,6 +225,7 @@ class Replica:
         """Return what an operator wants to know: plain values by name; see `replicator status`."""
         state = self.state
         view = state.view
+        chain = state.fifo.chain_at(state.fifo.executed_seq)
         return {
             "node": state.me.name,
             "incarnation": state.me.incarnation,
@@ -260,7 +264,12 @@ class Replica:
             "wall_ms": state.clocks.wall_ms,
             "age_ms": state.clocks.age_ms,
             "clock_ahead_ms": state.clocks.ahead_ms,
+            "chain": chain.hex() if chain is not None else "",
             "proposed_ms": self.council.proposed_ms_ago,
+            "diverged": dict(state.diverged),
+            "arbiter_ms": self.council.records.answered_ms_ago,
+            "arbiter_silent": self.council.records.is_silent,
+            "arbiter_problem": self.council.records.problem,
             "because": self.council.because if state.role is Role.OUTSIDE else "",
         }
 

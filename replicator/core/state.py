@@ -39,7 +39,7 @@ class Role(Enum):
     BACKUP = "backup"
     OPENING = "opening"  # promoted, taking over the tail (V7)
     ACTIVE = "active"
-    DIVERGED = "diverged"  # its outcome differed: stops acking (P7)
+    DIVERGED = "diverged"  # its outcome differed: acks nothing, until the arbiter has removed it (P7, R1, R5)
     HALTED = "halted"
 
 
@@ -51,6 +51,7 @@ class Rules:
     continue_alone: bool = True
     heartbeat_ms: int = 200
     suspect_ms: int = 1_000
+    arbiter_read_ms: int = 2_000
     retain_ms: int = 600_000
     retain_min_ms: int = 120_000
     retain_named_ms: int = 86_400_000
@@ -115,6 +116,7 @@ class State:
         self.rules = rules
         self.role = Role.OUTSIDE
         self.view: View | None = None
+        self.view_digest = b""  # of its record, told beside its number (V16)
         self.highest_view = 0
         self.service_class = type(service)
         #: What must be equal on all nodes, in words, and what the rows of a store are.
@@ -132,6 +134,9 @@ class State:
         self.lives: tuple[str, ...] = (me.incarnation,)
         self.is_life_written = not rules.is_durable  # the disk says that this life has its rows
         self.is_restored = False  # this life began with the rows of a former one
+        self.diverged: dict[
+            str, int
+        ] = {}  # by handler: how often this life's outcome differed; "": rows in silence (R1)
         self.random = random.Random(seed)
         self.clocks = Clocks(rules.max_skew_ms)
         self.elapsed_ms = 0  # monotonic clock of the last Tick
@@ -213,8 +218,9 @@ class State:
     def position(self) -> Position:
         """Say where the executed state stands. O(rows changed since the digest was last asked for)."""
         seq = self.fifo.executed_seq
-        view = self.fifo.view_at(seq)
+        view, chain = self.fifo.view_at(seq), self.fifo.chain_at(seq)
         assert view is not None
+        assert chain is not None
         low = min(self.changes.low, seq)
         watermark_ms = self.transactions.watermark_ms
         return Position(
@@ -225,6 +231,7 @@ class State:
             self.digest,
             low,
             tuple(self.history),
+            chain=chain,
             age_ms=self.clocks.age_ms,
         )
 
@@ -239,6 +246,11 @@ class State:
     def digest(self) -> int:
         """64-bit digest of tables and transactions: equal at equal seq on every node."""
         return (self.database.digest + self.transactions.digest + self.transactions.watermark_ms) & DIGEST_MASK
+
+    @property
+    def digest_bytes(self) -> bytes:
+        """The digest as it travels."""
+        return self.digest.to_bytes(8, "big")
 
     @property
     def is_serving(self) -> bool:

@@ -254,7 +254,7 @@ def _take(replica: Replica, difference: Difference, store: SqliteStore, path: Pa
     for number, rows in enumerate(packed, start=1):
         position = final.to_bytes() if number == len(packed) else b""
         session = recovery.session
-        recovery.on_gathered(Gathered(0, header.view, header.source, session, number, rows, b"", position, 0, ""))
+        recovery.on_gathered(Gathered(0, header.view, header.source, session, number, rows, b"", position, 0, "", b""))
     effects, state.effects = state.effects, []
     batches = [effect.batch for effect in effects if type(effect) is Write]
     notes: dict[str, Any] = {effect.event: effect.facts for effect in effects if type(effect) is Note}

@@ -81,6 +81,7 @@ def rules_of(config: Config) -> Rules:
         continue_alone=config.database.on_no_backup == "continue",
         heartbeat_ms=timing.heartbeat_ms,
         suspect_ms=timing.suspect_ms,
+        arbiter_read_ms=timing.arbiter_read_ms,
         retain_ms=timing.retain_ms,
         retain_min_ms=timing.retain_min_ms,
         retain_named_ms=timing.retain_named_ms,

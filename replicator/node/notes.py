@@ -48,8 +48,23 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "backup_problem": ("WARNING", "backup {node} answers {problem} at seq {seq}"),
     "diverged": (
         "ERROR",
-        "DIVERGED at seq {seq}: {message} of {txn} had another outcome than on the active; rows: {keys}",
+        "DIVERGED at seq {seq}: {message} of {txn} had another outcome than on the active, {times} times now; rows: {keys}",
     ),
+    "rows_differ": (
+        "ERROR",
+        "DIVERGED: at seq {seq} its rows are not the active's; all are compared, and taken from it",
+    ),
+    "differs": (
+        "WARNING",
+        "node {node} holds another entry {seq} of view {view} than this one: it is brought level first",
+    ),
+    "believed": ("WARNING", "takes view {view} as its members tell it, as the arbiter does not answer"),
+    "arbiter_silent": (
+        "WARNING",
+        "the arbiter has not answered for {ms} ms: service goes on, but a node that fails now cannot be replaced",
+    ),
+    "arbiter_back": ("INFO", "the arbiter answers again, after {ms} ms"),
+    "arbiter_set_back": ("WARNING", "{problem}"),
     "refused_stale_frame": ("INFO", "refused a frame of {sender} from old view {view}; ours is {ours}"),
     "new_incarnation": ("INFO", "node {node} has restarted"),
     "woke_up": ("WARNING", "was stopped or starved for {gap_ms} ms"),
@@ -158,7 +173,16 @@ class Notes:
 
 
 def says(status: Mapping[str, Any]) -> str:
-    """Return one human sentence on a node's status."""
+    """Return one human sentence on a node's status; what is wrong with the arbiter behind it."""
+    sentence = _role_says(status)
+    if status.get("arbiter_problem"):
+        return f"{sentence}; {status['arbiter_problem']}"
+    if status.get("arbiter_silent"):
+        return f"{sentence}; the arbiter has not answered for {status['arbiter_ms'] // 1000} s"
+    return sentence
+
+
+def _role_says(status: Mapping[str, Any]) -> str:
     role = status["role"]
     if role == "active":
         if not status["opened"]:

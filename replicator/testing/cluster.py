@@ -32,7 +32,6 @@ from replicator.config import (
     NodeConfig,
     TimingConfig,
 )
-from replicator.core.state import Role
 from replicator.core.views import View
 from replicator.errors import UsageError
 from replicator.node.links import PARTITION
@@ -156,6 +155,7 @@ class Cluster(Generic[S]):
             on_read=self.witness.on_read,
             on_ack=self.witness.on_ack,
             poison=self.poison,
+            on_record=self.witness.on_record,
         )
         self.nodes[name] = node
         process.deliver(node.start)
@@ -248,11 +248,11 @@ class Cluster(Generic[S]):
         raise AssertionError(f"not settled after {ms} ms: {why_not_settled(self)}\n{self.recorder.transcript(80)}")
 
     def _refuse_divergence(self) -> None:
-        """A node that has come to another outcome than its active never gets level by itself (P7)."""
+        """A node that has come to another outcome than its active, in this life, shows that the service is wrong (P7)."""
         for name in self.living():
             replica = self.nodes[name].replica
-            if replica is not None and replica.state.role is Role.DIVERGED:
-                told = [text for rule, text in self.recorder.history.witnessed if rule == "P7"]
+            told = [text for rule, text in self.recorder.history.witnessed if rule == "P7"]
+            if replica is not None and replica.state.diverged and told:
                 raise AssertionError(f"node {name} has diverged: {'; '.join(told)}\n{self.recorder.transcript(40)}")
 
     def is_settled(self) -> bool:
@@ -299,7 +299,7 @@ class Cluster(Generic[S]):
     def history(self) -> History:
         """What happened, for the checkers; `final` is the log of the node that serves now, from seq 1.
 
-        Whoever executed an entry: a node that has caught up executed only what came later, and knows the views of the rest.
+        Whoever executed an entry: a node that has caught up executed only what came later, and knows the chain of the rest.
         """
         history = self.recorder.history
         name = self.find_active()
@@ -307,16 +307,15 @@ class Cluster(Generic[S]):
         return history
 
     def _lineage(self, state: Any) -> list[Done]:
-        executed: dict[tuple[int, int], Done] = {}
+        executed: dict[bytes, Done] = {}
         for done in self.recorder.history.done:
-            executed.setdefault((done.view, done.seq), done)
+            executed.setdefault(done.chain, done)
         log: list[Done] = []
-        for view, seq in state.history:
-            del log[seq - 1 :]
-            while seq <= state.fifo.executed_seq and (view, seq) in executed:
-                log.append(executed[view, seq])
-                seq += 1
-        return log
+        done_last = executed.get(state.fifo.chain_at(state.fifo.executed_seq))
+        while done_last is not None:
+            log.append(done_last)
+            done_last = executed.get(done_last.before)
+        return log[::-1]
 
     def transcript(self, last: int | None = None) -> str:
         """The story in columns."""

@@ -50,6 +50,14 @@ KINDS = {
     "poison": 2,
     "quiet": 2,
     "foreign_record": 1,
+    "set_back": 1,
+    "stale_answer": 1,
+    "other_record": 1,
+    "forged_record": 1,
+    "forged_life": 1,
+    "replays": 1,
+    "foreign_entry": 1,
+    "bend": 1,
 }
 
 

@@ -72,6 +72,8 @@ class Done:
     digest: int
     is_open: bool
     at_ms: float
+    chain: bytes = b""  # of all entries up to this one
+    before: bytes = b""  # the same before it
 
 
 @dataclass(slots=True)

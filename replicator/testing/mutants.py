@@ -6,6 +6,7 @@ by it (RELIABILITY.md: "it needs pair mutations"). `mutation.py` plants and runs
 
 from __future__ import annotations
 
+from replicator.testing.mutants_proof import ANY_ACK, ANY_ENTRY, ANY_JOINER, ANY_POSITION, PROOF_MUTANTS
 from replicator.testing.mutants_return import RETURN_MUTANTS
 from replicator.testing.mutants_ways import WAYS_MUTANTS
 from replicator.testing.planting import (
@@ -122,7 +123,8 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(
                 BACKUP, "if frame.prev_seq + len(entries) < fifo.last_seq and fifo.last_view < frame.view:", "if False:"
             ),
-            Edit(ACTIVE, "if not peer.is_adopted or ack.received > state.fifo.last_seq:", "if not peer.is_adopted:"),
+            ANY_ACK,
+            Edit(ACTIVE, "        if chain is None and not ack.problem:\n", "        if False:\n"),
         ),
     ),
     Mutant("V7", "opens without the longest tail", (Edit(COUNCIL, "        if ahead:\n", "        if False:\n"),)),
@@ -160,10 +162,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "V8",
         "a conflict of views is not seen",
         (
-            Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
-            Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
-            Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
-            Edit(JOINING, " and fifo.view_at(frame.last_seq) == frame.last_view\n", "\n"),
+            *ANY_ENTRY,
+            ANY_ACK,
+            ANY_POSITION,
+            ANY_JOINER,
         ),
     ),
     Mutant(
@@ -172,9 +174,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             _STALE_FORWARD,
             _ANY_SENDER,
-            Edit(BACKUP, "if prev_view is not None and prev_view != frame.prev_view:", "if False:"),
+            *ANY_ENTRY,
+            ANY_ACK,
             Edit(BACKUP, "        if views != sorted(views):\n", "        if False:\n"),
-            Edit(BACKUP, "if any(fifo.view_at(entry.seq) not in (entry.view, None) for entry in held):", "if False:"),
         ),
     ),
     one(
@@ -229,7 +231,7 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
             Edit(ACTIVE, "if self.awaited is not None and self.awaited not in members:", "if False:"),
             Edit(ACTIVE, "for view in self.pending:", "for view in ():"),
-            Edit(COUNCIL, "if state.fifo.view_at(seq) == peer.last_view:", "if True:"),
+            ANY_POSITION,
         ),
     ),
     one(
@@ -420,6 +422,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            if not entry.digest:\n",
         "            if False:\n",
     ),
+    *PROOF_MUTANTS,
     *RETURN_MUTANTS,
     *WAYS_MUTANTS,
 )

@@ -20,6 +20,7 @@ from replicator.node.links import PARTITION
 from replicator.store.memory import MemoryStore
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
+from replicator.testing.liars import Liar
 from replicator.testing.sim.foreign import Foreign
 from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
@@ -53,6 +54,7 @@ class Nemesis:
         self.cluster = cluster
         self.clients = clients
         self.is_over = False
+        self._liar = Liar(cluster, self._later)
         self.kinds: Counter[str] = Counter()
         self.foreign: Foreign | None = None
         cluster.poison.may_kill = self.may_die
@@ -72,7 +74,8 @@ class Nemesis:
         """Do one fault now."""
         if not self.is_over:
             self.kinds[fault.kind] += 1
-            getattr(self, f"_{fault.kind}")(fault)
+            own = getattr(self, f"_{fault.kind}", None)
+            (own or getattr(self._liar, fault.kind))(fault)
 
     def _is_doubtful(self, without: str = "") -> bool:
         """Whether some node is on its way back from a bad disk: until it is in sync nobody else may die."""
@@ -442,6 +445,7 @@ class Nemesis:
         cluster.heal()
         cluster.poison.mend()
         cluster.book.stale.clear()
+        self._liar.end()
         cluster.start_name_server()
         for name, process in list(cluster.processes.items()):
             process.lag_us = LAG_US

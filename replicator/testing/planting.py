@@ -31,6 +31,7 @@ CATCHUP, CHANGES, KEEPING, CLOCKS = (
     "replicator.core.keeping",
     "replicator.core.clocks",
 )
+RECORDS = "replicator.core.records"
 DOOR = "replicator.arbiter.server"
 RUNNING = "replicator.running"
 ROUTING, SUSPECTS = "distributor.routing", "distributor.suspects"

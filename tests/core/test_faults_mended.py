@@ -23,7 +23,7 @@ from replicator.core.frames import (
     Refused,
     Tail,
 )
-from replicator.core.messages import Entry, Level, Status, encode_message, named_txn_id
+from replicator.core.messages import NO_CHAIN, Entry, Level, Status, encode_message, named_txn_id
 from replicator.core.replica import Replica
 from replicator.core.state import Role, Rules
 from replicator.core.views import Member, View
@@ -109,7 +109,7 @@ def test_v14_a_late_answer_of_the_arbiter_does_not_halt_a_node() -> None:
     active = world.active
     one, other = world.backups
     world.late_records = []
-    one.replica.council.read()
+    one.replica.council.records.read()
     one.give(TurnEnded())
     world.run()
     late, world.late_records = world.late_records, None
@@ -152,18 +152,18 @@ def test_every_frame_finds_a_node_that_knows_no_view_yet(kind: type) -> None:
     record = World(Bank).record.to_bytes()
     frames: dict[type, Frame] = {
         Adopt: Adopt(1, sender, record),
-        Adopted: Adopted(1, 3, sender, 1, 1, 1, b"f"),
-        Fetch: Fetch(1, 3, sender, 1, 1),
-        Forward: Forward(1, 3, sender, "b1", 0, 0, (), 0, 0, 2, 0),
-        ForwardAck: ForwardAck(1, 3, sender, 1, 1, 1, 0, ""),
-        Join: Join(1, sender, b"f", 0, 0, b"", 0),
+        Adopted: Adopted(1, 3, sender, 1, 1, 1, b"f", b"", b""),
+        Fetch: Fetch(1, 3, sender, 1, 1, b"", b""),
+        Forward: Forward(1, 3, sender, "b1", 0, 0, (), 0, 0, 2, 0, b"", NO_CHAIN, b""),
+        ForwardAck: ForwardAck(1, 3, sender, 1, 1, 1, 0, "", b"", b""),
+        Join: Join(1, 3, sender, b"f", 0, 0, b"", 0, b"", NO_CHAIN),
         JoinAnswer: JoinAnswer(1, sender, record, "", 0, 0),
-        Gather: Gather(1, 3, sender, 1, 1, 0, 0, b"\x90", 1),
-        Gathered: Gathered(1, 3, sender, 1, 1, b"\x90", b"", b"", 0, ""),
+        Gather: Gather(1, 3, sender, 1, 1, 0, 0, b"\x90", 1, b""),
+        Gathered: Gathered(1, 3, sender, 1, 1, b"\x90", b"", b"", 0, "", b""),
         Ping: Ping(1, sender),
         Pong: Pong(1, sender),
         Refused: Refused(1, sender, record),
-        Tail: Tail(1, 3, sender, (), ""),
+        Tail: Tail(1, 3, sender, (), "", b""),
     }
     replica.step(Received(frames[kind]))
     replica.check()
@@ -190,7 +190,9 @@ def test_p9_a_forward_with_an_entry_that_is_no_message_is_garbage(message: bytes
     active, [backup] = world.active, world.backups
     view = world.record.number
     packed = pack((view, 1, 1, 1, active.replica.state.fingerprint, 0, message, b"", b"12345678"))
-    frame = Forward(9, view, active.me, backup.me.incarnation, 0, 0, (packed,), 0, 0, int(Level.RECEIVED), 0)
+    frame = Forward(
+        9, view, active.me, backup.me.incarnation, 0, 0, (packed,), 0, 0, int(Level.RECEIVED), 0, b"", NO_CHAIN, b""
+    )
     backup.give(Received(frame))
     assert backup.replica.state.fifo.last_seq == 0 or backup.role is Role.DIVERGED
 
@@ -208,7 +210,10 @@ def test_p9_a_forward_whose_entries_go_back_in_views_is_garbage(views: tuple[int
         entry = Entry(number, 2 + offset, 1, 1, first.fingerprint, 0, first.message)
         entry.seal(b"12345678")
         packed.append(entry.packed)
-    frame = Forward(9, view, active.me, backup.me.incarnation, view, 1, tuple(packed), 0, 0, int(Level.RECEIVED), 0)
+    level = int(Level.RECEIVED)
+    frame = Forward(
+        9, view, active.me, backup.me.incarnation, view, 1, tuple(packed), 0, 0, level, 0, b"", first.chain, b""
+    )
     backup.replica.step(Received(frame))
     assert backup.replica.state.fifo.last_seq == 1
 
@@ -381,10 +386,12 @@ def test_a_stranger_of_the_same_service_is_not_taken_in() -> None:
     active = world.active
     stranger = Member("z", "z1")
     state = active.replica.state
-    active.replica.step(Received(Join(1, stranger, state.fingerprint, 0, 0, state.position().to_bytes(), 0)))
+    position = state.position().to_bytes()
+    join = Join(1, state.highest_view, stranger, state.fingerprint, 0, 0, position, 0, b"", NO_CHAIN)
+    active.replica.step(Received(join))
     active.replica.step(LinkUp("z"))
     active.replica.step(TurnEnded())
-    active.replica.step(Received(ForwardAck(1, world.record.number, stranger, 0, 0, 0, 0, "")))
+    active.replica.step(Received(ForwardAck(1, world.record.number, stranger, 0, 0, 0, 0, "", b"", NO_CHAIN)))
     assert active.role is Role.ACTIVE
     assert "z" not in active.replica.active.peers
     world.network.clear()

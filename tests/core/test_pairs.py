@@ -26,7 +26,7 @@ from replicator.core.frames import (
     Refused,
     Tail,
 )
-from replicator.core.messages import Level, Status
+from replicator.core.messages import NO_CHAIN, Level, Status
 from replicator.core.state import Role
 from replicator.core.views import Member
 from replicator.errors import UsageError
@@ -200,8 +200,9 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     assert entry is not None
     view = world.record.number
     frame = Forward(
-        50, view, active.me, backup.me.incarnation, 0, 0, (entry.packed, b"\xc1"), 0, 0, int(Level.APPLIED), 0
-    )
+        50, view, active.me, backup.me.incarnation, 0, 0, (entry.packed, b"\xc1"), 0, 0, int(Level.APPLIED), 0,
+        b"", NO_CHAIN, b"",
+    )  # fmt: skip
     effects = backup.replica.step(Received(frame))
     assert not any(isinstance(effect, Execute) for effect in effects)
     [answer] = [effect.frame for effect in effects if isinstance(effect, Send)]
@@ -224,14 +225,18 @@ def test_a_forward_that_comes_twice_is_executed_once_and_acked_twice() -> None:
 
 
 def test_an_ack_of_more_than_was_sent_proves_nothing() -> None:
-    """A confused backup acks seq 99: it is not taken, and later messages still wait for their own ack."""
+    """A confused backup acks seq 99: it is not taken, and the backup, which holds what nobody else does, leaves the view."""
     world = World(Bank)
     active, [backup] = world.active, world.backups
-    active.give(Received(ForwardAck(1, world.record.number, backup.me, 99, 99, 99, 99, "")))
+    world.is_arbiter_up = False
+    active.give(Received(ForwardAck(1, world.record.number, backup.me, 99, 99, 99, 99, "", b"", b"")))
     world.keep = lambda source, target, frame: False
     token = world.submit(active.name, "t", 1, "deposit", owner="x", cents=5)
     world.run()
     assert token not in world.answers
+    world.is_arbiter_up = True
+    world.settle()
+    assert world.record.in_sync == (active.me,)
 
 
 def test_a_submitted_message_of_a_wrong_shape_is_refused_and_changes_nothing() -> None:

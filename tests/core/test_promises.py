@@ -78,7 +78,7 @@ def test_a_new_database_opens_only_when_a_second_node_is_level() -> None:
     assert alone.call("a", "t", 1, "deposit", owner="x", cents=5)[0] is Status.NOT_ACTIVE
 
 
-def test_p7_a_backup_whose_outcome_differs_stops_acking_and_is_removed() -> None:
+def test_p7_r1_a_backup_whose_outcome_differs_is_removed_and_comes_back_by_the_change_list() -> None:
     """A row is changed behind the backup's back: found at the first message that meets it, named with table and key."""
     world = World(Bank)
     active, backup = pair(world)
@@ -92,15 +92,36 @@ def test_p7_a_backup_whose_outcome_differs_stops_acking_and_is_removed() -> None
     world.tamper = tamper
     token = world.submit(active.name, "u", 1, "deposit", owner="x", cents=5)
     world.run()
-    world.settle()
-    assert backup.role is Role.DIVERGED
     assert world.outcome(token) == (DONE, 10)
     assert world.answers[token].facts.mismatch
     [facts] = [facts for node, event, facts in world.notes if event == "diverged"]
     assert facts["keys"] == "balances['x']"
+    world.tamper = None
+    world.settle()
+    [caught_up] = [facts for node, event, facts in world.notes if event == "catchup_applied"]
+    assert (backup.role, caught_up["whole"]) == (Role.BACKUP, "no"), "by the change list, without a restart"
+    assert backup.replica.status()["diverged"] == {"deposit": 1}
+    world.check()
+
+
+def test_p7_r5_a_diverged_node_never_opens_by_itself() -> None:
+    """The active dies before the arbiter has removed it: it may hold what nobody else has, and its rows are in doubt."""
+    world = World(Bank)
+    active, backup = pair(world)
+
+    def tamper(node: Node, effect: Execute) -> None:
+        if node is backup:
+            backup.replica.state.database.tables[0].apply("x", b"\xa1x", b"\x09")
+
+    world.tamper = tamper
+    world.is_arbiter_up = False
+    world.submit(active.name, "u", 1, "deposit", owner="x", cents=5)
+    world.run()
     world.kill(active.name)
+    world.is_arbiter_up = True
     world.settle(5_000)
-    assert backup.role is Role.DIVERGED, "a diverged node must never be promoted"
+    assert backup.role is Role.DIVERGED
+    assert world.record.active == active.me
 
 
 def test_service_goes_on_without_the_arbiter_when_a_lost_backup_comes_back() -> None:

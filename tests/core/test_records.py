@@ -441,6 +441,6 @@ def test_values_nested_to_the_limit_come_back() -> None:
 
 def test_frames_hold_no_number_that_cannot_be_counted_on() -> None:
     """A number near 2**63 would overflow with the next step."""
-    blob = encode_frame("d1", Fetch(1, 1, Member("a", "1"), 1, 2**64 - 2))
+    blob = encode_frame("d1", Fetch(1, 1, Member("a", "1"), 1, 2**64 - 2, b"", b""))
     with pytest.raises(UsageError, match="after_seq"):
         decode_frame("d1", blob)

@@ -201,7 +201,7 @@ def test_an_ack_before_the_disk_knows_this_life_crosses_the_wire() -> None:
     """It says so with a -1; its problem must arrive all the same."""
     world = world_with_disks()
     backup = world.backups[0]
-    ack = ForwardAck(1, 2, backup.me, 5, 5, -1, 0, "conflict")
+    ack = ForwardAck(1, 2, backup.me, 5, 5, -1, 0, "conflict", b"", b"")
     assert decode_frame("d1", encode_frame("d1", ack)) == ack
     name = backup.name
     deposit(world, "t")

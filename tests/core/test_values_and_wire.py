@@ -64,7 +64,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Adopted, small, small, members, small, small, small, blobs),
     st.builds(Fetch, small, small, members, small, small),
     st.builds(Tail, small, small, members, st.lists(blobs).map(tuple), names),
-    st.builds(Join, small, members, blobs, small, small, blobs, small),
+    st.builds(Join, small, small, members, blobs, small, small, blobs, small, blobs, blobs),
     st.builds(JoinAnswer, small, members, blobs, names, small, small),
     st.builds(Gather, small, small, members, small, small, small, small, blobs, small),
     st.builds(Gathered, small, small, members, small, small, blobs, blobs, blobs, small, names),

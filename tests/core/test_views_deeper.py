@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import LinkLost, LinkUp, Received, Reply, Send, Tick, TurnEnded, WriteView
+from replicator.core.effects import LinkLost, LinkUp, Received, Reply, Send, Tick, TurnEnded, ViewChanged, WriteView
 from replicator.core.frames import Adopt, Adopted, Forward, ForwardAck, Frame
-from replicator.core.messages import Entry, Kind, Level, Status, encode_message, named_txn_id
+from replicator.core.messages import NO_CHAIN, Entry, Kind, Level, Status, encode_message, named_txn_id
 from replicator.core.state import Role
-from replicator.core.views import Member, View
+from replicator.core.views import Member, View, shrunk, taken_over
 from tests.core.services import Bank
 from tests.core.world import Node, World
 
@@ -60,7 +60,11 @@ def test_v1_received_is_not_applied() -> None:
         active, [backup] = world.active, world.backups
         world.keep = lambda source, target, frame: False
         token = deposit(world, active.name, "t")
-        active.give(Received(ForwardAck(1, world.record.number, backup.me, 1, 0, 0, 0, "")))
+        active.give(
+            Received(
+                ForwardAck(1, world.record.number, backup.me, 1, 0, 0, 0, "", b"", active.replica.state.fifo.last_chain)
+            )
+        )
         active.give(TurnEnded())
         assert (token in world.answers) is is_released
 
@@ -95,8 +99,9 @@ def test_v2_a_forward_to_a_former_life_is_not_taken() -> None:
     entry = Entry(world.record.number, 1, 1, 1, active.replica.state.fingerprint, Kind.MESSAGE, message)
     entry.seal(b"12345678")
     frame = Forward(
-        3, world.record.number, active.me, "another life", 0, 0, (entry.packed,), 0, 0, int(Level.RECEIVED), 0
-    )
+        3, world.record.number, active.me, "another life", 0, 0, (entry.packed,), 0, 0, int(Level.RECEIVED), 0,
+        b"", NO_CHAIN, b"",
+    )  # fmt: skip
     [answer] = [effect.frame for effect in backup.replica.step(Received(frame)) if isinstance(effect, Send)]
     assert isinstance(answer, ForwardAck)
     assert answer.problem == "conflict"
@@ -113,7 +118,7 @@ def test_v5_a_read_of_the_old_record_settles_nothing() -> None:
     assert active.replica.council.proposal is not None
     world.is_arbiter_up = True
     world.arbiter_calls.clear()
-    active.replica.council.read()
+    active.replica.council.records.read()
     active.give(TurnEnded())
     world.run()
     assert active.replica.council.proposal is not None
@@ -241,21 +246,21 @@ def test_v8_what_is_held_already_is_compared_too() -> None:
         entry = Entry(view, seq, 1, 1, active.replica.state.fingerprint, Kind.MESSAGE, message)
         entry.seal(b"12345678")
         packed.append(entry.packed)
-    frame = Forward(3, view, active.me, backup.me.incarnation, 0, 0, tuple(packed), 0, 0, int(Level.RECEIVED), 0)
+    frame = Forward(3, view, active.me, backup.me.incarnation, 0, 0, tuple(packed), 0, 0, 2, 0, b"", NO_CHAIN, b"")
     [answer] = [effect.frame for effect in backup.replica.step(Received(frame)) if isinstance(effect, Send)]
     assert isinstance(answer, ForwardAck)
     assert (answer.problem, answer.received) == ("conflict", 1)
 
 
 def test_v8_a_position_is_compared_by_view_and_seq() -> None:
-    """At a new view the backup tells (view 1, seq 1); the active has (2, 1): no proof, it is removed."""
+    """At a new view the backup tells an entry 1 of another chain than the active's: no proof, it is removed."""
     world = World(Bank, "abc")
     active = world.active
     deposit(world, active.name, "t")
     bent = world.nodes["b"]
     entry = bent.replica.state.fifo.get(1)
     assert entry is not None
-    entry.view = bent.replica.state.fifo.last_view = 1
+    entry.chain = b"another!"
     world.kill("c")
     world.settle(1_500)
     assert world.events()["conflict"] >= 1
@@ -268,7 +273,7 @@ def test_v8_a_forward_from_another_than_the_active_is_not_taken() -> None:
     world = World(Bank, "abc")
     one, other = world.backups
     view = world.record.number
-    frame = Forward(3, view, other.me, one.me.incarnation, 0, 0, (), 99, 0, int(Level.RECEIVED), 0)
+    frame = Forward(3, view, other.me, one.me.incarnation, 0, 0, (), 99, 0, 2, 0, b"", NO_CHAIN, b"")
     [answer] = [effect.frame for effect in one.replica.step(Received(frame)) if isinstance(effect, Send)]
     assert isinstance(answer, ForwardAck)
     assert answer.problem == "conflict"
@@ -294,10 +299,16 @@ def test_v10_a_read_waits_for_the_writes_it_saw() -> None:
     deposit(world, active.name, "t")
     read = world.submit(active.name, "r", 1, "balance", owner="x")
     rounds = active.replica.active.round
-    active.give(Received(ForwardAck(1, world.record.number, backup.me, 0, 0, 0, rounds, "")))
+    active.give(Received(ForwardAck(1, world.record.number, backup.me, 0, 0, 0, rounds, "", b"", NO_CHAIN)))
     active.give(TurnEnded())
     assert read not in world.answers
-    active.give(Received(ForwardAck(1, world.record.number, backup.me, 1, 1, 1, rounds, "")))
+    active.give(
+        Received(
+            ForwardAck(
+                1, world.record.number, backup.me, 1, 1, 1, rounds, "", b"", active.replica.state.fifo.last_chain
+            )
+        )
+    )
     active.give(TurnEnded())
     assert world.outcome(read) == (DONE, 1)
 
@@ -308,13 +319,12 @@ def test_v11_nothing_is_said_in_a_view_before_it_is_written() -> None:
     active = world.active
     one, other = world.backups
     record = world.record
-    views = (
-        View(9, active.me, (active.me, one.me), record.members, False, record.ack, record.database_id, True),
-        View(10, one.me, (one.me, other.me), record.members, False, record.ack, record.database_id, True),
-    )
-    for view in views:
+    smaller = shrunk(record, active.me, other.me)
+    for sender, view in ((active, smaller), (one, taken_over(smaller, one.me))):
         for node in world.nodes.values():
-            effects = node.replica.step(Received(Adopt(5, active.me, view.to_bytes())))
+            heard = node.replica.step(Received(Adopt(5, sender.me, view.to_bytes())))
+            assert not any(isinstance(effect, Send) for effect in heard)
+            effects = node.replica.step(ViewChanged(view, view.number - 1))
             kinds = [type(effect) for effect in effects]
             first = min([kinds.index(kind) for kind in (Send, Reply) if kind in kinds], default=len(kinds))
             assert kinds.index(WriteView) < first

@@ -36,7 +36,7 @@ from replicator.cli_common import TRY_AGAIN
 from replicator.cli_status import ask, node_address
 from replicator.config import load
 from replicator.core.frames import Forward, Ping, Pong, Refused
-from replicator.core.messages import encode_message, new_txn_id
+from replicator.core.messages import NO_CHAIN, encode_message, new_txn_id
 from replicator.core.views import Member
 from replicator.errors import LinkLost
 from replicator.testing.deployment import Deployment
@@ -225,7 +225,9 @@ def test_a_forward_of_an_old_view_is_refused_with_the_newer_record(nodes: Deploy
     backup = next(name for name in nodes.nodes if name != nodes.active())
     status = ask(config, backup)
     database_id = database_of(nodes)
-    old = Forward(1, 1, Member("a", "00000000.before"), str(status["incarnation"]), 0, 0, (), 0, 0, 2, 0)
+    old = Forward(
+        1, 1, Member("a", "00000000.before"), str(status["incarnation"]), 0, 0, (), 0, 0, 2, 0, b"", NO_CHAIN, b""
+    )
     with link(nodes, backup, "replicator.node") as made:
         answer = decode_frame(database_id, made.call("frame", (encode_frame(database_id, old),), timeout_s=5))
         assert isinstance(answer, Refused)

@@ -97,7 +97,9 @@ def test_v7_a_tail_fits_into_a_frame_whatever_its_size() -> None:
     assert view is not None
     assert view.active is not None
     backup = world.backups[0].replica
-    backup.backup.on_fetch(Fetch(1, view.number, view.active, 0, 0))
+    backup.backup.on_fetch(
+        Fetch(1, view.number, view.active, 0, 0, backup.state.view_digest, backup.state.fifo.chain_at(0) or b"")
+    )
     (sent,) = [each.frame for each in backup.state.effects if isinstance(each, Send)]
     assert isinstance(sent, Tail)
     assert sent.problem == ""

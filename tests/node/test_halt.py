@@ -10,7 +10,7 @@ import pytest
 from replicator.config import load
 from replicator.core.effects import Execute
 from replicator.core.frames import Adopt, Forward
-from replicator.core.messages import Entry, Level, encode_message, named_txn_id
+from replicator.core.messages import NO_CHAIN, Entry, encode_message, named_txn_id
 from replicator.core.replica import Replica
 from replicator.core.state import Role
 from replicator.core.views import Member, View
@@ -50,7 +50,7 @@ class Asked:
 def test_v11_no_ack_in_a_view_whose_number_could_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two frames are ready in one turn: the view that cannot be written down, and a message in it."""
+    """Ready in one turn: the view that cannot be written down, told and confirmed, and a message in it."""
     path = tmp_path / "bank.toml"
     path.write_text(CONFIG)
     node = Node(load(path), "b", Bank())
@@ -68,9 +68,10 @@ def test_v11_no_ack_in_a_view_whose_number_could_not_be_written(
 
         monkeypatch.setattr(node.folder, "write", full)
         view = View(2, ACTIVE, (ACTIVE, node.me), ("a", "b"), False, "applied", "d1", True)
-        forward = Forward(2, 2, ACTIVE, node.me.incarnation, 0, 0, (entry.packed,), 0, 1, int(Level.APPLIED), 0)
+        forward = Forward(2, 2, ACTIVE, node.me.incarnation, 0, 0, (entry.packed,), 0, 1, 3, 0, b"", NO_CHAIN, b"")
         asked = [Asked(), Asked()]
         node._on_frame(asked[0], encode_frame("d1", Adopt(1, ACTIVE, view.to_bytes())))  # type: ignore[arg-type]
+        node._on_record(view, 1)
         node._on_frame(asked[1], encode_frame("d1", forward))  # type: ignore[arg-type]
         node._stepper.end_turn()
         assert "No space left" in node.halted_because

@@ -9,10 +9,11 @@ from typing import Any
 
 from replicator.config import Config
 from replicator.core.effects import Execute, Executed, Propose, Reply, Send
-from replicator.core.frames import ForwardAck
+from replicator.core.frames import ForwardAck, Join, Ping
 from replicator.core.messages import Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.core.state import Role
+from replicator.core.views import View
 from replicator.errors import StorageError, UsageError
 from replicator.node.folder import DataFolder, HandOver
 from replicator.node.gateway import Gateway, Token, answer
@@ -42,6 +43,7 @@ class Disk:
     starts: int = 0
     record: bytes = b""
     fails: Callable[[], bool] = field(default=lambda: False)  # whether a write fails now
+    bent: set[int] = field(default_factory=set)  # seqs whose outcome is another one on this machine
     store: MemoryStore = field(default_factory=MemoryStore)
     write_us: tuple[int, int] = WRITE_US  # how long a batch takes to become durable
     schema: tuple[str, ...] = ()  # of what it holds
@@ -159,6 +161,7 @@ class SimNode(Node):
         on_read: Callable[[SimNode, Answer, int | None], None],
         on_ack: Callable[[SimNode, ForwardAck], None],
         poison: Poison,
+        on_record: Callable[[SimNode, View], None],
     ) -> None:
         self.process = process
         self._poison = poison
@@ -167,6 +170,7 @@ class SimNode(Node):
         self._disk = disk
         self._on_release = on_release
         self._on_read = on_read
+        self._after_record = on_record
         self._messages: dict[Token, tuple[bytes, bool, int]] = {}  # with the moment of arrival, in microseconds
         notes = SimNotes(lambda event, facts: recorder.note(self.me, event, facts))
         super().__init__(config, name, service, platform=platform, folder=SimFolder(disk, process), notes=notes)
@@ -202,11 +206,14 @@ class SimNode(Node):
         if self._poison.kills(self.name, entry.message, sender, is_first=state.role is Role.ACTIVE):
             raise Died
         outcome = replica.execute(effect)
+        if state.role is Role.BACKUP and self.is_bent(entry.seq):
+            outcome = outcome._replace(state=outcome.state._replace(digest=b"it bends"))
         self._stepper.follow(replica.step(Executed(entry, outcome)))
         if state.fifo.executed_seq == entry.seq:
             transaction = state.transactions.open.get(entry.txn_id)
             expect_no = 0 if transaction is None else transaction.expect_no
-            self.recorder.executed(self.me, effect, outcome, state.digest, expect_no=expect_no)
+            before = state.fifo.chain_at(entry.seq - 1) or b""
+            self.recorder.executed(self.me, effect, outcome, state.digest, before=before, expect_no=expect_no)
 
     def _propose(self, effect: Propose) -> None:
         self.recorder.proposed(effect.view)
@@ -215,7 +222,21 @@ class SimNode(Node):
     def _send(self, effect: Send, send: Callable[[Any], None], on_ack: Callable[[SimNode, ForwardAck], None]) -> None:
         if isinstance(effect.frame, ForwardAck):
             on_ack(self, effect.frame)
+        elif isinstance(effect.frame, Join | Ping):
+            self.recorder.hellos[self.me] = effect.frame
         send(effect)
+
+    def is_bent(self, seq: int) -> bool:
+        """Whether the machine makes another outcome of this entry, as a stack of another depth may (A5)."""
+        return seq in self._disk.bent
+
+    def on_told(self, view: View, asked: int) -> None:
+        """Take an answer of the arbiter, and be watched."""
+        super()._on_record(view, asked)
+        self._after_record(self, view)
+
+    def _on_record(self, view: View, asked: int) -> None:
+        self.on_told(view, asked)
 
     def _perform_reply(self, effect: Reply) -> None:
         """Answer a client, and write it down."""

@@ -9,6 +9,7 @@ from typing import Any
 from replicator.config import TimingConfig
 from replicator.core.effects import Execute
 from replicator.core.executor import Outcome
+from replicator.core.frames import Frame
 from replicator.core.messages import Answer, Entry, Kind, Status, split_message
 from replicator.core.views import Member, View
 from replicator.ids import shown_id
@@ -36,6 +37,7 @@ class Recorder(CallBook):
         self._expected_ms: dict[tuple[bytes, int], tuple[float, int]] = {}  # expectation -> since when, for how long
         self._catchups: Counter[Member] = Counter()
         self.proposals: list[View] = []  # every record that a node has asked the arbiter for
+        self.hellos: dict[Member, Frame] = {}  # the last Join or Ping of each life
         self.on_proposed: Callable[[View], None] = lambda view: None
 
     def say(self, who: str, event: str, facts: Mapping[str, object]) -> None:
@@ -64,7 +66,9 @@ class Recorder(CallBook):
             adopted = Adopted(me.name, me.incarnation, facts["view"], str(facts["role"]), self.timeline.now_ms)
             self.history.adopted.append(adopted)
 
-    def executed(self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, expect_no: int) -> None:
+    def executed(
+        self, me: Member, effect: Execute, outcome: Outcome, digest: int, *, before: bytes, expect_no: int
+    ) -> None:
         """Take an entry that a node has executed and committed; *expect_no*: what its transaction waits for now, 0: nothing."""
         entry = effect.entry
         self._watch_times(entry, outcome, expect_no)
@@ -89,6 +93,8 @@ class Recorder(CallBook):
             digest=digest,
             is_open=expect_no > 0,
             at_ms=self.timeline.now_ms,
+            chain=entry.chain,
+            before=before,
         )
         self.history.done.append(done)
         self.timeline.trace(f"{me.name} did {entry.seq} {digest:x}")

@@ -39,7 +39,9 @@ class Witness:
         self._nodes = nodes
         self._recorder = recorder
         self.record = record
+        self.past: list[View] = []  # the records before it
         self.released_seq = 0
+        self._bent: set[tuple[str, int, str]] = set()  # where a node has diverged as it was made to
         self._adopted: dict[str, list[tuple[int, int]]] = {}  # by node: (view, microseconds), in their order
 
     def _tell(self, rule: str, text: str) -> None:
@@ -51,6 +53,7 @@ class Witness:
         problem = successor_problem(self.record, view)
         if problem:
             self._tell("V14", f"the arbiter stored view {view.number} after {self.record.number}: {problem}")
+        self.past.append(self.record)
         self.record = view
         for node in self._living(view):
             replica = node.replica
@@ -84,10 +87,10 @@ class Witness:
         self.released_seq = max(self.released_seq, facts.seq)
         if node.folder.highest_view < facts.view:
             self._tell("V11", f"{node.name} answers in view {facts.view}, its disk knows {node.folder.highest_view}")
-        view_at = node.replica.state.fifo.view_at(facts.seq)
+        chain = node.replica.state.fifo.chain_at(facts.seq)
         for state in self._states(self.record):
-            theirs = state.fifo.view_at(facts.seq)
-            if state.fifo.last_seq < facts.seq or (theirs != view_at and None not in (theirs, view_at)):
+            theirs = state.fifo.chain_at(facts.seq)
+            if state.fifo.last_seq < facts.seq or (theirs != chain and None not in (theirs, chain)):
                 self._tell("V1", f"{node.name} released seq {facts.seq}, which {state.me.name}, in sync, does not hold")
         self._check_disks(node, facts)
         self._check_union(node)
@@ -149,6 +152,12 @@ class Witness:
                     "V8", f"{node.name} acks seq {ack.received} of view {held}, its active has that of view {theirs}"
                 )
 
+    def on_record(self, node: SimNode, view: View) -> None:
+        """A node has read the record: one of its own number that is another one must have halted it (V16)."""
+        own = None if node.replica is None else node.replica.state.view
+        if own is not None and own.number == view.number and own != view and not node.halted_because:
+            self._tell("V16", f"{node.name} goes on in view {view.number}, of which the arbiter has another record")
+
     def _check_disks(self, node: SimNode, facts: Facts) -> None:
         """Alone and safe, what leaves is on the own disk (V4); at level durable, on the disk of every member of the view."""
         assert node.replica is not None
@@ -171,19 +180,38 @@ class Witness:
         A member in sync never holds what its active lacks: the tail was taken over first. A difference that is complete and
         does not fit shows that a list had forgotten something.
         """
+        if event == "new_incarnation":
+            told, node = self._nodes[name].replica, self._nodes[facts["node"]]
+            if (
+                told is not None
+                and told.state.view is not None
+                and told.state.view.has(node.me)
+                and node.process.is_alive
+            ):
+                self._tell("V6", f"{name} takes {facts['node']} for restarted, which lives")
         if event == "view_adopted":
             self._adopted.setdefault(name, []).append((int(facts["view"]), self._recorder.timeline.now_us))
-        if event == "catchup_dropped" and "digest" in str(facts["why"]):
+        is_as_views_say = not self._recorder.faults["foreign_entry"]  # else the common point may be elsewhere (V17)
+        if event == "catchup_dropped" and "digest" in str(facts["why"]) and is_as_views_say:
             self._tell("C1", f"what {name} was given as the difference would not make it equal")
         if event == "halted" and "damage" in str(facts["reason"]) and not self._recorder.faults["damage"]:
             self._tell("S4", f"{name} cannot use what it had written itself: {facts['reason']}")
-        if event == "diverged":
+        if event == "diverged" and self._nodes[name].is_bent(facts["seq"]):
+            at = (name, int(facts["seq"]), str(facts["txn"]))
+            if at in self._bent:
+                self._tell("R1", f"{name} was given entry {facts['seq']} again, at which it had diverged")
+            self._bent.add(at)
+        elif event == "diverged":
             self._tell(
                 "P7",
                 f"{facts['message']} at seq {facts['seq']} is not deterministic: {name} came to another outcome than its "
                 f"active; rows: {facts['keys']}",
             )
-        if event == "conflict":
+        if event == "rows_differ":
+            self._tell(
+                "P7", f"rows of {name} differ from its active's at seq {facts['seq']}, and no message has shown it"
+            )
+        if event == "conflict" and is_as_views_say:
             self._tell("V7", f"{facts['node']}, in sync, holds entry {facts['seq']}, which {name} lacks")
 
     def _living(self, view: View) -> list[SimNode]:
