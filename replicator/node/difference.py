@@ -31,7 +31,7 @@ from replicator.core.views import Member
 from replicator.errors import ConfigError, CorruptRecord, UsageError, storage_error
 from replicator.node.folder import ROWS_FILE, DataFolder
 from replicator.node.loading import load_service_class
-from replicator.node.node import rules_of
+from replicator.node.rules import rules_of
 from replicator.shape import check_schema
 from replicator.store.sqlite import SqliteStore
 from replicator.values import pack_wire, unpack_wire

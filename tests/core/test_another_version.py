@@ -184,8 +184,8 @@ def test_u4_a_service_without_a_handler_that_an_open_transaction_names_does_not_
     assert world.disks[backup.name].load() == stored
     world.service = without("dice")
     for name in (active.name, backup.name):
-        world.nodes[name].is_alive = False
-        world.restart(name, "another new version")
+        world.kill(name)
+        world.restart(name, "newer version")
     world.settle(20_000)
     assert world.active.replica.state.database.tables[0].get(b"\xa8given up") is not None
     world.check()
