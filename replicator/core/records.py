@@ -18,7 +18,7 @@ from collections.abc import Callable
 from replicator.core.effects import ReadView
 from replicator.core.frames import ANSWERS, Numbered, Refused
 from replicator.core.state import Role, State
-from replicator.core.views import Member, View, kin_problem, successor_problem
+from replicator.core.views import Member, View, is_rewritten, kin_problem, successor_problem
 from replicator.errors import CorruptRecord
 
 #: An arbiter that has not answered for so many times `arbiter_read_ms` is told to be away.
@@ -93,7 +93,8 @@ class Records:
         if view.number < asked:
             self._tell_problem(
                 f"the arbiter's record is view {view.number}, older than view {asked}, which this node had adopted before "
-                "it asked: it was set back, or is another arbiter's; no change of view is possible until it is put right"
+                "it asked: it was set back, or is another arbiter's; no change of view is possible until it is put right: `replicator "
+                "recover FILE` rebuilds it from the nodes, and nothing is lost"
             )
             return False
         if view.number < state.highest_view:
@@ -112,7 +113,8 @@ class Records:
         if view.database_id != state.database_id:
             state.halt(
                 f"the arbiter's record is of database {view.database_id}, this node is of {state.database_id}; "
-                "to give the node to the new database, remove its data folder"
+                "it asks the wrong arbiter, or a new database was made over this one. Its rows are left as they are; to give "
+                "the node to the other database, move its data folder away: what only this node holds is lost to that one"
             )
         elif state.me.name not in view.members:
             state.halt(f"node {state.me.name} is no member of this database (members: {', '.join(view.members)})")
@@ -128,7 +130,7 @@ class Records:
             why = f"view {view.number}, which cannot follow: {self._successor_problem(view)}"
         elif view.number > own.number + 1 and kin_problem(own, view):
             why = f"view {view.number}, which cannot follow: {kin_problem(own, view)}"
-        elif view.number > own.number and not is_proposing and self._is_alone(own):
+        elif view.number > own.number and not is_proposing and self._is_alone(own) and not is_rewritten(own, view):
             why = (
                 f"view {view.number}, though nobody but this node could change view {own.number}, in which it is alone"
             )
