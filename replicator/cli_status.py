@@ -283,6 +283,9 @@ def problems(statuses: Sequence[Mapping[str, Any]], processes: Sequence[Mapping[
             found.append(f"node {status['node']} is {status['role']}: {status['says']}")
         elif status.get("mismatch") and status["role"] == "active":
             found.append(f"node {status['node']} serves alone: what it acknowledges is held by one node only")
+        if status.get("arbiter_problem"):
+            found.append(f"node {status['node']}: {status['arbiter_problem']}")
+    found += [f"node {name} {words}" for name, words in differing(statuses).items()]
     away = [process for process in processes if process["needed"] and not process["answers"]]
     return [*found, *(f"{process['process']}: {process['says']}" for process in away)]
 

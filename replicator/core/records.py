@@ -93,8 +93,8 @@ class Records:
         if view.number < asked:
             self._tell_problem(
                 f"the arbiter's record is view {view.number}, older than view {asked}, which this node had adopted before "
-                "it asked: it was set back, or is another arbiter's; no change of view is possible until it is put right: `replicator "
-                "recover FILE` rebuilds it from the nodes, and nothing is lost"
+                "it asked: it was set back, or is another arbiter's; no change of view is possible until it is put right; "
+                "`replicator recover FILE` rebuilds it from the nodes, and nothing is lost"
             )
             return False
         if view.number < state.highest_view:

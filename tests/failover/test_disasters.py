@@ -103,10 +103,10 @@ def test_e8_a_record_put_back_from_before_a_failover_is_rebuilt_from_folders(
         shutil.copy(old, file)
         nodes.start_distributor()
         nodes.start_node("a")
-        nodes.wait("b to refuse it", lambda: nodes.exit_status("b") is not None, 20)
-        assert "replicator recover" in nodes.log_text("b")
+        nodes.wait("b to refuse it", lambda: "replicator recover" in nodes.log_text("b"), 20)
 
         kill(nodes, "a")
+        kill(nodes, "b")
         stop_arbiter(nodes)
         status, said = replicator(capsys, "recover", config, "--yes")
         assert (status, "the data folder" in said, "b, whose disk holds everything released" in said) == (

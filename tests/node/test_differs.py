@@ -32,11 +32,12 @@ def test_p7_two_digests_at_one_seq_are_told_and_the_exit_status_says_so(
     path = tmp_path / "bank.toml"
     path.write_text('[database]\nname = "bank"\nservice = "m:Bank"\n[nodes.a]\ndata = "a"\n[nodes.b]\ndata = "b"\n')
     config: Config = load(path)
-    monkeypatch.setattr(cli_status, "ask_all", lambda config: told)
+    monkeypatch.setattr(cli_status, "ask_all", lambda config, finder: told)
+    monkeypatch.setattr(cli_status, "ask_processes", lambda config, finder: [])
     assert run_status(config, watch=False, output="table") == 0
     [backup] = [each for each in told if each["role"] == "backup"]
     backup["digest"] = "0" * 15 + "1"
-    assert run_status(config, watch=False, output="table") == 1
+    assert run_status(config, watch=False, output="table") == 3
     assert f"DIFFERS from {backup['active']} at seq 0" in capsys.readouterr().out
     backup["applied"] = 7
     assert differing(told) == {}, "at another seq nothing can be said"
