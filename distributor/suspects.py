@@ -87,8 +87,8 @@ class Suspects:
 
     def release(self, txn_id: str) -> int:
         """Refuse the messages of this transaction (an id as it was shown, or a name) no longer; return how many there were."""
-        shown = shown_id(read_txn_id(txn_id))
-        released = [key for key, (_, name) in self._refused.items() if name.startswith(f"{shown} ")]
+        names = (f"{shown_id(read_txn_id(txn_id))} ", f"{txn_id} ")  # what is no message is named by its first bytes
+        released = [key for key, (_, name) in self._refused.items() if name.startswith(names)]
         for key in released:
             del self._refused[key]
         return len(released)

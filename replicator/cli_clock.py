@@ -7,7 +7,7 @@ from typing import Any
 
 from replicator.cli_status import call_operator
 from replicator.config import Config
-from replicator.errors import LinkLost, Unavailable
+from replicator.errors import LinkLost, Unavailable, UsageError
 
 
 def shown_ms(ms: int) -> str:
@@ -39,7 +39,7 @@ def run_clock(config: Config, name: str, *, confirm: bool) -> int:
     try:
         status: dict[str, Any] = call_operator(config, name, "status")
         if status["role"] != "active":
-            raise Unavailable(
+            raise UsageError(
                 f"node {name} is {status['role']}: it follows the clock of the active, {status['active'] or 'none now'}"
             )
         if confirm:

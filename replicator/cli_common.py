@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from loguru import logger
 
-from replicator.errors import ReplicatorError, StorageUnavailable, Unavailable
+from replicator.errors import OutOfMemory, ReplicatorError, StorageUnavailable, Unavailable
 
 #: For services that restart what has ended: sysexits.h, EX_TEMPFAIL.
 TRY_AGAIN = 75
@@ -52,7 +52,7 @@ def exit_on_error(program: str, action: Callable[[], int]) -> int:
         return status
     except ReplicatorError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return TRY_AGAIN if isinstance(error, (StorageUnavailable, Unavailable)) else 2
+        return TRY_AGAIN if isinstance(error, (StorageUnavailable, Unavailable, OutOfMemory)) else 2
     except BrokenPipeError:  # the reader of our output has gone: not our fault, and nothing can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -81,6 +81,7 @@ class Run:
         self.clients: list[str] = []
         self.nemesis = Nemesis(self.cluster, self.clients)
         self.is_over = False
+        self.is_whole = False  # all came in, while callers went on without a pause
         self._random = random.Random(f"{options.seed}/run")
 
     def play(self) -> Report:
@@ -143,7 +144,16 @@ class Run:
         """A caller whose next message leaves with the reply to the last: a node must come in all the same (C7)."""
         caller = self._caller(f"busy{number + 1}", "")
         caller.think_ms, caller.nap_part, caller.read_part = BUSY_THINK_MS, 0.0, 0.0
-        run(caller.process, caller_script(caller, self.workload.converse, lambda: self.is_over))
+        run(caller.process, caller_script(caller, self.workload.converse, lambda: self.is_whole))
+
+    def _come_in_while_callers_go_on(self) -> None:
+        cluster = self.cluster
+        for number in range(self.options.busy):
+            self._start_busy(number)
+        cluster.run_until(lambda: not why_not_whole(cluster), LIVENESS_MS)
+        problem = why_not_whole(cluster)
+        assert not problem, f"not settled: while callers go on, {problem}"
+        self.is_whole = True
 
     def _conversation(self, caller: Caller) -> Script:
         """What the workload does, or now and then a message that was sent before, by whomever."""
@@ -205,13 +215,9 @@ class Run:
         for name in list(cluster.nodes) if self.options.restart_at_end or must_be_whole else ():
             if not cluster.processes[name].is_alive:
                 cluster.restart(name)
-        for number in range(self.options.busy):
-            self._start_busy(number)
-        cluster.run(AFTER_MS)
         if self.options.busy:
-            cluster.run_until(lambda: not why_not_whole(cluster), LIVENESS_MS)
-            problem = why_not_whole(cluster)
-            assert not problem, f"not settled: while callers go on, {problem}"
+            self._come_in_while_callers_go_on()
+        cluster.run(AFTER_MS)
         self.is_over = True
         cluster.settle(LIVENESS_MS)
 

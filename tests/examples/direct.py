@@ -95,7 +95,7 @@ class Direct:
         seq = next(self._seq)
         outcomes = []
         for state in self._states:
-            entry = Entry(1, seq, self.now_ms, 7, b"", kind, message)
+            entry = Entry(1, seq, self.now_ms, 7, b"", kind, message, age_ms=self.now_ms)
             outcome = state.executor.execute(entry, state.transactions)
             state.commit(entry, outcome)
             outcomes.append(outcome)

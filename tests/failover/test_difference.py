@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicator import cli
+from replicator.cli_common import TRY_AGAIN
 from replicator.testing.deployment import Deployment
 from tests.failover.callers import Tally, audit, join, start_callers
 from tests.failover.test_return import deployment, events, line_of
@@ -44,7 +45,7 @@ def test_a_node_is_brought_level_by_a_file(tmp_path: Path, capsys: pytest.Captur
         assert status == 0
         assert "for node  b" in said
         status, said = replicator(capsys, "difference", file, "apply", "--name", "a", path)
-        assert (status, "in use by another process" in said) == (2, True)
+        assert (status, "in use by another process" in said) == (TRY_AGAIN, True)
         status, said = replicator(capsys, "difference", file, "apply", "--name", "b", path)
         assert status == 0, said
         assert str(line_of(nodes, "a").fields["digest"]) in said
