@@ -66,7 +66,7 @@ class Backup:
             self._ack(frame, "conflict")
             return
         self.heard_ms = self.fed_ms = state.elapsed_ms
-        if state.role is Role.DIVERGED:
+        if state.role is Role.DIVERGED or (state.role is Role.OUTSIDE and state.is_fifo_barred):
             self._ack(frame, "diverged")
             return
         problem = self._accept(frame)

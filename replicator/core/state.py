@@ -115,6 +115,7 @@ class State:
         self.diverged: dict[
             str, int
         ] = {}  # by handler: how often this life's outcome differed; "": rows in silence (R1)
+        self.is_fifo_barred = False  # it would give this node again what it has diverged at (R1)
         self.random = random.Random(seed)
         #: The time that the next control header would carry: the wall clock, but it never stands still or runs back. After
         #: a jump, or a change of active, to an earlier time it goes on from the latest header, so that deadlines pass.

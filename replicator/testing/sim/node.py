@@ -186,7 +186,7 @@ class SimNode(Node):
         assert replica is not None
         state, entry = replica.state, effect.entry
         outcome = replica.execute(effect)
-        if state.role is Role.BACKUP and self.is_bent(entry.seq):
+        if state.role in (Role.BACKUP, Role.OUTSIDE) and self.is_bent(entry.seq):
             outcome = outcome._replace(state=outcome.state._replace(digest=b"it bends"))
         self._stepper.follow(replica.step(Executed(entry, outcome)))
         if state.fifo.executed_seq == entry.seq:
