@@ -67,7 +67,7 @@ class Backup:
             return
         self.heard_ms = self.fed_ms = state.elapsed_ms
         state.clocks.told(frame.view, frame.clock_ms, frame.age_ms)
-        if state.role is Role.DIVERGED:
+        if state.role is Role.DIVERGED or (state.role is Role.OUTSIDE and state.is_fifo_barred):
             self._ack(frame, "diverged")
             return
         problem = self._accept(frame)

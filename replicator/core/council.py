@@ -121,9 +121,7 @@ class Council:
         if before is Role.DIVERGED and view.has(state.me):
             pass  # it counts as in sync, and never opens by itself (R5)
         elif before is Role.DIVERGED:
-            state.role = Role.OUTSIDE
-            self.backup.leave()
-            self.recovery.after_divergence(is_list_enough=self.backup.is_list_enough)
+            self.outside.leave_diverged()
         elif is_active:
             state.role = Role.ACTIVE if before is Role.ACTIVE else Role.OPENING
             self.active.begin(view)

@@ -71,9 +71,8 @@ class Joining:
             return
         name = frame.sender.name
         if name in state.view.members and name != state.me.name:
-            if not self.lives.is_present(
-                frame.sender
-            ):  # an older life's, or nobody's, must not take the place of this one's
+            # A frame of an older life, or of nobody, must not take the place of what this one says.
+            if not self.lives.is_present(frame.sender):
                 self._unproved[name] = frame
                 self.lives.ask(name)
                 return

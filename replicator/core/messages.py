@@ -256,7 +256,7 @@ class Entry:
 
 
 def chained(chain: bytes, packed: bytes) -> bytes:
-    """Go on with a chain by one packed entry: 8 bytes, equal only after equal entries with equal outcomes (V17). 1 us."""
+    """Go on with a chain by one packed entry: 8 bytes, equal only after equal entries with equal outcomes (V17). 1 to 3 us."""
     return _blake2b(chain + packed, digest_size=8).digest()
 
 

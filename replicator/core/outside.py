@@ -11,7 +11,7 @@ from replicator.core.effects import Connect
 from replicator.core.frames import BY_ANY, BY_DIGESTS, BY_LIST, Join, JoinAnswer
 from replicator.core.recovery import Recovery
 from replicator.core.restarting import Restarting
-from replicator.core.state import State
+from replicator.core.state import Role, State
 from replicator.core.views import Member, View, formed
 
 _NEVER = ((-1, -1), 0)
@@ -59,6 +59,22 @@ class Outside:
         elif state.elapsed_ms - self.backup.fed_ms >= 2 * state.rules.heartbeat_ms:  # else the active brings us level
             self._ask_in(view)
 
+    def leave_diverged(self) -> None:
+        """The arbiter has removed this node, which had diverged: it stands at its last agreed seq, and comes back (R1)."""
+        self.state.role = Role.OUTSIDE
+        self.backup.leave()
+        self.recovery.after_divergence(is_list_enough=self.backup.is_list_enough)
+
+    def leave_if_diverged(self) -> None:
+        """A node that diverged as a joiner is in no view that must remove it first: it stands outside at once (R1).
+
+        What it received and did not execute stays until the set is applied: it may have acked that, and be in the next view.
+        """
+        state = self.state
+        if state.role is Role.DIVERGED and state.view is not None and not state.view.has(state.me):
+            state.role = Role.OUTSIDE
+            self.recovery.after_divergence(is_list_enough=self.backup.is_list_enough)
+
     def _ask_in(self, view: View) -> None:
         """Say where this node stands to all that are in sync, or were before the active was left alone.
 
@@ -100,7 +116,7 @@ class Outside:
             fifo.last_view,
             fifo.last_seq,
             replace(state.position(), lives=state.lives).to_bytes(),
-            BY_DIGESTS if self.recovery.wanted != CHANGED else BY_LIST if self.recovery.is_fifo_barred else BY_ANY,
+            BY_DIGESTS if self.recovery.wanted != CHANGED else BY_LIST if state.is_fifo_barred else BY_ANY,
             state.view_digest,
             fifo.last_chain,
         )

@@ -75,7 +75,6 @@ class Recovery:
         self._asked_ms = 0
         self._not_before_ms = 0
         self._hurry = 0  # rounds after the first: each is asked for at twice the rate
-        self.is_fifo_barred = False  # it would give this node again what it has diverged at (R1)
         self._barred_until_ms = 0
         self._tries = 0  # of the chunk asked for now
 
@@ -136,7 +135,7 @@ class Recovery:
         At once the first time; a node that diverges again and again waits twice as long each time.
         """
         state = self.state
-        self.is_fifo_barred = True
+        state.is_fifo_barred = True
         if not is_list_enough:
             self.wanted = DIFFERING
         times = sum(state.diverged.values())
@@ -279,7 +278,7 @@ class Recovery:
         self._apply(final)
         self._tell_applied(source, final.seq, len(undone))
         self.wanted = CHANGED
-        self.is_fifo_barred = False
+        state.is_fifo_barred = False
         self.source = self._final = None
         self._collected = {}
         self._comparing = None

@@ -87,7 +87,7 @@ class Replica:
             ClockConfirmed: self._on_clock_confirmed,
         }
         self._frames: dict[type, Callable[[Any], None]] = {
-            Forward: backup.on_forward,
+            Forward: self._on_forward,
             ForwardAck: council.on_forward_ack,
             Adopt: council.on_adopt,
             Adopted: council.on_adopted,
@@ -154,6 +154,7 @@ class Replica:
                 self._on_tail_executed(executed)
             else:
                 self.backup.on_executed(executed)
+                self.council.outside.leave_if_diverged()
         else:
             self.active.on_executed(executed)
 
@@ -180,6 +181,10 @@ class Replica:
         if isinstance(frame, NUMBERED) and self.council.records.is_other(frame):
             return
         self._frames[type(frame)](frame)
+
+    def _on_forward(self, frame: Forward) -> None:
+        self.backup.on_forward(frame)
+        self.council.outside.leave_if_diverged()
 
     def _on_link_up(self, up: LinkUp) -> None:
         self.state.linked[up.node] = True

@@ -137,6 +137,7 @@ class State:
         self.diverged: dict[
             str, int
         ] = {}  # by handler: how often this life's outcome differed; "": rows in silence (R1)
+        self.is_fifo_barred = False  # it would give this node again what it has diverged at (R1)
         self.random = random.Random(seed)
         self.clocks = Clocks(rules.max_skew_ms)
         self.elapsed_ms = 0  # monotonic clock of the last Tick

@@ -57,7 +57,7 @@ KINDS = {
     "forged_life": 1,
     "replays": 1,
     "foreign_entry": 1,
-    "bend": 1,
+    "bend": 3,
 }
 
 

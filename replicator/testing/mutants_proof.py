@@ -71,18 +71,23 @@ PROOF_MUTANTS: tuple[Mutant, ...] = (
         "if not self.lives.is_present(frame.sender):",
         "if False:",
     ),
-    one(
+    Mutant(
         "R1",
         "a node that has diverged comes back by the FIFO",
-        OUTSIDE,
-        "BY_LIST if self.recovery.is_fifo_barred else BY_ANY",
-        "BY_ANY",
+        (
+            Edit(OUTSIDE, "BY_LIST if state.is_fifo_barred else BY_ANY", "BY_ANY"),
+            Edit(
+                BACKUP,
+                "if state.role is Role.DIVERGED or (state.role is Role.OUTSIDE and state.is_fifo_barred):",
+                "if state.role is Role.DIVERGED:",
+            ),
+        ),
     ),
     one(
         "R1",
         "a node that has diverged stays where it is",
-        COUNCIL,
-        "            state.role = Role.OUTSIDE\n            self.backup.leave()\n",
-        "            self.backup.leave()\n",
+        OUTSIDE,
+        "        self.state.role = Role.OUTSIDE\n        self.backup.leave()\n",
+        "        self.backup.leave()\n",
     ),
 )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from replicator.core.effects import Execute
 from replicator.core.frames import Gather
 from replicator.core.messages import Status, named_txn_id
+from replicator.core.state import Role
 from replicator.store.memory import MemoryStore
+from tests.core.services import Bank
 from tests.core.test_return import away_and_back, deposit, facts_of, level, world_with_disks
 from tests.core.world import Node, World
 
@@ -109,6 +112,48 @@ def test_c6_the_same_outcome_at_the_same_seq_of_another_view_is_another_transact
     level(world)
     for txn_id in [named_txn_id(f"again{number}") for number in range(12)]:
         assert node.replica.state.transactions.get(txn_id) == backup.replica.state.transactions.get(txn_id) is not None
+
+
+def test_r1_a_joiner_that_diverges_stands_outside_at_once_and_returns_by_the_change_list() -> None:
+    """By the FIFO it is given an entry whose outcome is another one on its machine: nobody has to remove it from a view."""
+    world = World(Bank)
+    active, [backup] = world.active, world.backups
+    world.kill(backup.name)
+    world.settle()
+    deposit(world, "t1", owner="x", cents=5)
+
+    def bend(node: Node, effect: Execute) -> None:
+        if node.name == backup.name and effect.entry.digest:
+            effect.entry.digest = b"it bends"
+
+    world.tamper = bend
+    reborn = world.restart(backup.name, f"{backup.name}2")
+    world.settle(3_000)
+    assert world.events()["diverged"] == 1, "the FIFO does not give it that entry again"
+    assert reborn.role is Role.BACKUP
+    assert reborn.replica.state.digest == active.replica.state.digest
+
+
+def test_r1_a_node_that_diverges_again_and_again_waits_longer_each_time() -> None:
+    """Every message has another outcome there: it comes back, and the database is not kept busy with it."""
+    world = World(Bank)
+    active, [backup] = world.active, world.backups
+
+    def bend(node: Node, effect: Execute) -> None:
+        if node.name == backup.name and effect.entry.digest:
+            effect.entry.digest = b"it bends"
+
+    world.tamper = bend
+    for number in range(200):
+        deposit(world, f"t{number}", owner="x", cents=1)
+        world.settle(100)
+    counts = backup.replica.status()["diverged"]
+    assert isinstance(counts, dict)
+    assert 3 <= counts["deposit"] <= 7
+    world.tamper = None
+    world.settle(40_000)
+    assert backup.role is Role.BACKUP
+    assert backup.replica.state.digest == active.replica.state.digest
 
 
 def test_r1_a_diverged_node_comes_back_and_one_that_is_started_again_too() -> None:

@@ -206,7 +206,7 @@ class SimNode(Node):
         if self._poison.kills(self.name, entry.message, sender, is_first=state.role is Role.ACTIVE):
             raise Died
         outcome = replica.execute(effect)
-        if state.role is Role.BACKUP and self.is_bent(entry.seq):
+        if state.role in (Role.BACKUP, Role.OUTSIDE) and self.is_bent(entry.seq):
             outcome = outcome._replace(state=outcome.state._replace(digest=b"it bends"))
         self._stepper.follow(replica.step(Executed(entry, outcome)))
         if state.fifo.executed_seq == entry.seq:
