@@ -36,7 +36,7 @@ RETURN_S = 600.0
 STEADY = Scenario("16 clients", 4, 4, 1)
 DAY_S = 86_400.0
 
-_LINE = re.compile(r"^(\d\d):(\d\d):(\d\d\.\d+) \w+ +\S+ +(.*)$", re.MULTILINE)
+_LINE = re.compile(r"^\d{4}-\d\d-\d\d (\d\d):(\d\d):(\d\d\.\d+) \w+ +\S+ +(.*)$", re.MULTILINE)
 
 
 @dataclass

@@ -96,7 +96,7 @@ def swap(history: History) -> None:
 
 
 def be_two_actives(history: History) -> None:
-    reply = history.released[0]
+    reply = next(each for each in history.released if each.is_final and not each.stale)
     history.released.append(replace(reply, incarnation="another", txn_id="0" * 32))
 
 
