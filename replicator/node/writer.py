@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replicator.core.persistence import Batch, Restored
-from replicator.errors import StorageError
+from replicator.errors import StorageError, StorageUnavailable
 from replicator.store import Store
 
 Done = Callable[[int], None]
@@ -59,6 +59,11 @@ class StoreWriter:
                 self._store.write(batch)
             except StorageError as error:
                 self._hand_over(lambda error=error: self._failed(error))  # type: ignore[misc]
+                return
+            except BaseException as error:  # a writer that ends, of whatever it was, halts the node (V23)
+                problem = StorageUnavailable(f"the thread that writes has ended: {type(error).__name__}: {error}")
+                problem.__cause__ = error
+                self._hand_over(lambda problem=problem: self._failed(problem))  # type: ignore[misc]
                 return
             self._hand_over(lambda seq=batch.position.seq: self._done(seq))  # type: ignore[misc]
 
