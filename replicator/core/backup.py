@@ -67,7 +67,7 @@ class Backup:
             return
         self.heard_ms = self.fed_ms = state.elapsed_ms
         state.clocks.told(frame.view, frame.clock_ms, frame.age_ms)
-        if state.role is Role.DIVERGED or (state.role is Role.OUTSIDE and state.is_fifo_barred):
+        if self._has_diverged:
             self._ack(frame, "diverged")
             return
         problem = self._accept(frame)
@@ -138,8 +138,8 @@ class Backup:
         """Compare the outcome with the active's; equal: commit, suppress the reply, ack what is owed. Else: stop (P7)."""
         state = self.state
         entry, outcome = executed.entry, executed.outcome
-        if state.role is Role.DIVERGED:
-            return
+        if self._has_diverged:
+            return  # at an entry before this one
         if outcome.digest != entry.digest:
             keys = [f"{state.database.tables[each.table].name}[{each.key!r}]" for each in outcome.changes]
             shown = ", ".join(keys[:20]) or "none"
@@ -153,6 +153,12 @@ class Backup:
         entry.spec = entry.arguments = None
         if self._owed and not self._is_short_of(self._owed[0]):
             self.ack_owed()
+
+    @property
+    def _has_diverged(self) -> bool:
+        """Whether nothing that comes by the FIFO is taken: a joiner that has diverged is outside at once (R1)."""
+        state = self.state
+        return state.role is Role.DIVERGED or (state.role is Role.OUTSIDE and state.is_fifo_barred)
 
     def _compare_rows(self, digest: bytes) -> None:
         """All rest, and the active tells the digest of its state at our seq: rows that differ in silence show here (P7)."""

@@ -64,7 +64,10 @@ class Records:
         state, rules = self.state, self.state.rules
         if not self._answered_ms:
             self._answered_ms = state.elapsed_ms
-        is_hinted = state.view is None or state.elapsed_ms - self._hint_ms < rules.suspect_ms
+        # A node that has diverged waits for its removal, of which nobody tells it.
+        is_hinted = (
+            state.view is None or state.role is Role.DIVERGED or state.elapsed_ms - self._hint_ms < rules.suspect_ms
+        )
         if state.elapsed_ms - self._read_ms >= (rules.heartbeat_ms if is_hinted else rules.arbiter_read_ms):
             self.read()
         if not self.is_silent and self.answered_ms_ago > SILENT_READS * rules.arbiter_read_ms:

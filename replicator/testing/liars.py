@@ -22,6 +22,9 @@ from replicator.testing.faults import Fault
 
 #: Between two replays of what a former life said; they go on after all other faults have ended.
 REPLAY_US = 60_000
+#: Who halts at another record is started again, when a person looks: so often, and so far apart.
+HALTS = 8
+HALTED_US = 1_500_000
 #: An incarnation later than any.
 LATER = "ffffffff.later"
 
@@ -96,6 +99,15 @@ class Liar:
         cluster.recorder.fault("other_record", view=other.number)
         cluster.witness.record = other
         self._store(other)
+        for at in range(1, HALTS + 1):  # within `arbiter_read_ms` each has read it, later if it was cut off
+            cluster.timeline.after_us(at * HALTED_US, self._start_the_halted)
+
+    def _start_the_halted(self) -> None:
+        """A person starts again whoever has halted."""
+        cluster = self.cluster
+        for name, node in cluster.nodes.items():
+            if not cluster.processes[name].is_alive and "same number" in node.halted_because:
+                cluster.restart(name)
 
     # -- frames ------------------------------------------------------------------------------------------------------
 

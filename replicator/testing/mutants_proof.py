@@ -76,11 +76,7 @@ PROOF_MUTANTS: tuple[Mutant, ...] = (
         "a node that has diverged comes back by the FIFO",
         (
             Edit(OUTSIDE, "BY_LIST if state.is_fifo_barred else BY_ANY", "BY_ANY"),
-            Edit(
-                BACKUP,
-                "if state.role is Role.DIVERGED or (state.role is Role.OUTSIDE and state.is_fifo_barred):",
-                "if state.role is Role.DIVERGED:",
-            ),
+            Edit(BACKUP, " or (state.role is Role.OUTSIDE and state.is_fifo_barred)\n", "\n"),
         ),
     ),
     one(

@@ -120,10 +120,11 @@ def test_r1_a_joiner_that_diverges_stands_outside_at_once_and_returns_by_the_cha
     active, [backup] = world.active, world.backups
     world.kill(backup.name)
     world.settle()
-    deposit(world, "t1", owner="x", cents=5)
+    for number in range(3):
+        deposit(world, f"t{number}", owner="x", cents=5)
 
     def bend(node: Node, effect: Execute) -> None:
-        if node.name == backup.name and effect.entry.digest:
+        if node.name == backup.name and effect.entry.seq == 2 and effect.entry.digest:
             effect.entry.digest = b"it bends"
 
     world.tamper = bend
