@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1_000),
     pytest.mark.skipif(
         shutil.which("cc") is None and shutil.which("gcc") is None, reason="there is no C compiler here"
     ),
@@ -78,7 +78,7 @@ def built(tmp_path: Path) -> Path:
         env={**os.environ, "REPLICATOR_COMPILE": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -182,10 +182,9 @@ def draw(seed: int) -> Options:
     if options.timing.retain_named_ms <= NAMED_MS_MAX and chance.random() < 0.5:
         options.limits = replace(options.limits, remembered_replies_max=chance.choice((20, 50, 200)))
         options.timing = replace(options.timing, retain_min_ms=chance.choice((300, 1_000)))
-    options.busy = chance.choice((0, 0, 1, 3))
-    if options.busy:  # less than callers change in the time would take longer than a run may
-        rate = max(BUSY_BYTES_PER_S, options.limits.catchup_bytes_per_s)
-        options.limits = replace(options.limits, catchup_bytes_per_s=rate)
+    busy, limits = chance.choice((0, 0, 1, 3)), options.limits
+    is_quick = limits.catchup_bytes_per_s > BUSY_BYTES_PER_S and limits.catchup_rows_max > 4 and limits.clt_keys_max > 8
+    options.busy = busy if is_quick else 0  # with less, callers change more in the time than a return may bring
     options.faults = _draw_faults(options, random.Random(f"{seed}/faults"))
     _draw_days(options, random.Random(f"{seed}/days"))
     return options

@@ -344,7 +344,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "U5",
         "what the present version makes of a message comes before its id",
         (
-            Edit(ACTIVE, "        if state.transactions.is_repeat(message):\n", "        if False:\n"),
+            Edit(ACTIVE, "        reply = state.transactions.answered(message)\n", "        reply = None\n"),
             Edit(
                 ACTIVE,
                 "            verdict = state.transactions.judge(",

@@ -172,7 +172,11 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "V12",
         "in mode durable a joiner counts before its disk holds what was released",
         (
-            Edit(JOINING, " and peer.match_durable >= durable\n", "\n"),
+            Edit(
+                JOINING,
+                "if peer.match(level) >= released and peer.match_durable >= 0:",
+                "if peer.match_applied >= released:",
+            ),
             Edit(
                 ACTIVE,
                 "if self._waiting[Level.DURABLE] or (peer.is_joining and rules.ack >= Level.DURABLE):",
@@ -206,7 +210,7 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         "C6",
         "a transaction's hash does not tell its two branches apart",
         TRANSACTIONS,
-        '(int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX) & DIGEST_MASK',
+        'int.from_bytes(outcome.digest, "big") + entry.age_ms * _TIME_MIX + transaction.hash * _PAST_MIX',
         'int.from_bytes(outcome.digest, "big")',
     ),
     one(

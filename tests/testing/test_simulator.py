@@ -113,7 +113,7 @@ def test_a_mutant_that_does_not_fit_says_so() -> None:
 @needs_source
 def test_two_edits_of_one_function_are_both_made() -> None:
     """Pairs within one function once lost all edits but the last: the guard that still stood hid the bug."""
-    module, guard = "replicator.core.backup", "prev_view != frame.prev_view:\n            return "
+    module, guard = "replicator.core.backup", "not in (None, frame.prev_chain):\n            return "
     pair = (Edit(module, 'return "gap"', 'return "one"'), Edit(module, guard + '"conflict"', guard + '"two"'))
     with planted(Mutant("V8", "a pair", pair)):
         assert {"one", "two"} <= set(Backup._accept.__code__.co_consts)
