@@ -325,7 +325,8 @@ class Active:
         if not peer.outstanding:
             peer.waiting_ms = state.elapsed_ms
         peer.outstanding += 1
-        want = Level.APPLIED if self._waiting[Level.APPLIED] else Level.RECEIVED
+        # A joiner acks what it has executed: one that diverges must not be let in for what it had only received (R1, V12).
+        want = Level.APPLIED if self._waiting[Level.APPLIED] or peer.is_joining else Level.RECEIVED
         if self._waiting[Level.DURABLE] or (peer.is_joining and rules.ack >= Level.DURABLE):
             want = Level.DURABLE
         frame = Forward(

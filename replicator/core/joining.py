@@ -196,13 +196,13 @@ class Joining:
             if not peer.is_joining:
                 continue
             # Its disk must at least know this life of it (-1: it does not).
-            if peer.match(level) >= released and peer.match_durable >= 0:
+            if min(peer.match(level), peer.match_applied) >= released and peer.match_durable >= 0:
                 if view.member(peer.member.name) is None:
                     self.source.on_level(peer.member.name)
                     self._awaited, self._patience_ms = None, 0
                     self.propose(expanded(view, state.me, peer.member), f"node {peer.member.name} is level")
                 return
-            self._await(peer, released - peer.match(level))
+            self._await(peer, released - min(peer.match(level), peer.match_applied))
 
     def _await(self, peer: Peer, lag: int) -> None:
         """Let replies need a joiner that answers and is near, or has been joining for long, as long as it comes nearer."""

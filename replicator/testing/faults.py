@@ -175,7 +175,7 @@ def draw(seed: int) -> Options:
         clt_keys_max=chance.choice((8, 500_000, 500_000, 500_000)),
         join_entries_max=chance.choice((1, 1, 20, 1_000)),
         catchup_rows_max=chance.choice((1, 4, 256)),
-        catchup_bytes_per_s=chance.choice((2_000, 1_000_000_000)),
+        catchup_bytes_per_s=chance.choice((BUSY_BYTES_PER_S, 1_000_000_000)),
         open_txns_max=chance.choice((3, 100_000, 100_000, 100_000)),
     )
     options.nap_part = chance.choice((0.0, 0.0, 0.02, 0.1))

@@ -217,7 +217,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "V12",
         "a joiner is proposed before it is level",
         JOINING,
-        "if peer.match(level) >= released and peer.match_durable >= 0:",
+        "if min(peer.match(level), peer.match_applied) >= released and peer.match_durable >= 0:",
         "if True:",
     ),
     Mutant(
@@ -226,7 +226,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 JOINING,
-                "if peer.match(level) >= released and peer.match_durable >= 0:",
+                "if min(peer.match(level), peer.match_applied) >= released and peer.match_durable >= 0:",
                 "if True:",
             ),
             Edit(ACTIVE, "if self.awaited is not None and self.awaited not in members:", "if False:"),

@@ -174,7 +174,7 @@ RETURN_MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 JOINING,
-                "if peer.match(level) >= released and peer.match_durable >= 0:",
+                "if min(peer.match(level), peer.match_applied) >= released and peer.match_durable >= 0:",
                 "if peer.match_applied >= released:",
             ),
             Edit(
