@@ -47,13 +47,6 @@ WAYS_MUTANTS: tuple[Mutant, ...] = (
     ),
     one(
         "V22",
-        "a message is sent on before it is known whether it has killed",
-        SUSPECTS,
-        "return request.deaths + request.doubts >= DEATHS_MAX and any(",
-        "return False and any(",
-    ),
-    one(
-        "V22",
         "what has killed two nodes is not remembered",
         SUSPECTS,
         "                    self._refused[key] = (now_ms + self.poison_ms, name)\n",
