@@ -44,8 +44,6 @@ FORWARDS_MAX = 4
 DEADLINES_PER_TICK_MAX = 256
 #: Told to a caller that met a full FIFO: long enough for a batch to drain, short against any deadline.
 RETRY_AFTER_MS = 20
-
-
 #: The result of a probe: all it tells are its facts.
 NOTHING = pack_wire(None)
 Waiter = tuple[int, Level, object, int, bytes]  # seq, level, token, status, body
@@ -63,8 +61,7 @@ class Active:
             int(level): max(level, rules.ack) for level in Level if rules.is_durable or level is not Level.DURABLE
         }
         self.pending: tuple[View, ...] = ()  # proposals not yet settled; the council sets it
-        #: A joiner that replies need already, though no record names it yet: without it what is released runs ahead of it
-        #: for as long as callers go on (C7). joining.py sets it.
+        #: A joiner that replies need already, though no record names it yet (C7). joining.py sets it.
         self.awaited: Member | None = None
         self.round = 0
         self.begin_seq = 0  # last entry held when this view began: all that was released before is up to here
