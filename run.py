@@ -4,7 +4,8 @@
     python3 run.py demo     play prepaid calls, kill the active node in the middle of them and bring it back; ends with an audit
     python3 run.py test     ruff, mypy --strict, pytest; more arguments go to pytest
     python3 run.py bench    throughput and latency beside stock Pyro5, in one run;
-                            bench catchup: what the return of a node costs
+                            bench catchup: what the return of a node costs;
+                            bench flood: what hostile callers cost an honest one
     python3 run.py simulate thousands of seeded runs of whole deployments with faults, on a virtual clock
     python3 run.py chaos    the same on real processes: kill -9, SIGSTOP, restarts, cut links
 

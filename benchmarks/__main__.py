@@ -3,7 +3,7 @@
 Every system is up for the whole run; each round measures each of them in turn, so that a slow minute of the machine falls on
 all. Figures are medians over the rounds. Only ratios taken in one run count.
 
-`run.py bench catchup` measures returns instead.
+`run.py bench catchup` measures returns instead, `run.py bench flood` what hostile callers cost an honest one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import catchup
+from benchmarks import catchup, flood
 from benchmarks.measuring import RESULTS, ROOT, Scenario, System, about_this_machine, measure, median, node_pids
 from replicator.testing.deployment import Deployment
 
@@ -189,5 +189,7 @@ def write_results(arguments: argparse.Namespace, figures: dict[str, dict[str, di
 if __name__ == "__main__":
     if sys.argv[1:2] == ["catchup"]:
         catchup.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["flood"]:
+        flood.main(sys.argv[2:])
     else:
         main()

@@ -29,6 +29,7 @@ CHANGED_PER_MESSAGE = 10
 #: Fewer messages than these are simply sent again, and no catch-up is needed: a return must lack more.
 JOIN_ENTRIES_MAX = 99
 MESSAGES_AT_ONCE = 8
+CALLS_AT_ONCE = 500
 #: How long calls are measured before the backup is started, and after it is in sync.
 CALM_S = 2.0
 #: Longest wait for a node that comes back: a full copy of a million rows on a slow machine.
@@ -178,7 +179,22 @@ def play_return(nodes: Deployment, result: Return, *, rows: int, generation: int
     return result
 
 
-def measure_returns(folder: Path, rows: int, changes: Sequence[int], repeat: int, *, has_calls: bool) -> list[Return]:
+def remember(nodes: Deployment, count: int) -> None:
+    """Have the nodes remember the replies of *count* more transactions."""
+    ended = threading.Semaphore(CALLS_AT_ONCE)
+    with connect(Rows, nodes.config_path) as client:
+        patient = with_options(client, timeout_s=60.0)
+        for _ in range(count):
+            ended.acquire()
+            submit(patient.call, caller="remember").add_done_callback(lambda _: ended.release())
+    [*_, line] = [line for line in nodes.status() if line.role == "active"]
+    if int(str(line.fields["remembered"])) < count:
+        raise SystemExit(f"bench catchup: {line.fields['remembered']} replies are remembered, not {count}")
+
+
+def measure_returns(
+    folder: Path, rows: int, changes: Sequence[int], repeat: int, *, has_calls: bool, remembered: int
+) -> list[Return]:
     """Load the table, then let the backup come back, again and again."""
     results: list[Return] = []
     limits = {"join_entries_max": JOIN_ENTRIES_MAX}
@@ -186,6 +202,9 @@ def measure_returns(folder: Path, rows: int, changes: Sequence[int], repeat: int
     with deployment as nodes:
         tell(f"catchup: loads {rows:,} rows ...")
         put_rows(nodes, rows, of=rows, a_message=LOADED_PER_MESSAGE, generation=0)
+        if remembered:
+            tell(f"catchup: {remembered:,} transactions to remember ...")
+            remember(nodes, remembered)
         wait_for_disks(nodes)
         for _ in range(repeat):
             for changed in (*changes, rows):
@@ -216,6 +235,13 @@ def measure_steady(folder: Path, seconds: float, rounds: int) -> dict[str, dict[
     return {name: median(each) for name, each in figures.items()}
 
 
+def print_heads() -> None:
+    """Print the heads of the columns."""
+    heads = ("rows", "bytes", "B/row", "catch-up", "restart", "rest", "in sync")
+    widths = (11, 13, 8, 10, 10, 10, 10)
+    print(" " * 28 + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)), flush=True)
+
+
 def print_return(result: Return) -> None:
     """Print one line of the table, and how the calls fared."""
     per_row = result.bytes / result.rows if result.rows else 0.0
@@ -244,12 +270,15 @@ def print_steady(figures: dict[str, dict[str, float]]) -> None:
     print(f"  sqlite runs at {ratio:.2f} of memory")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run what is asked for, print it, and keep it as JSON."""
+def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[int]]:
+    """Return what is asked for, and how many rows change before each return. Raises SystemExit for what makes no sense."""
     parser = argparse.ArgumentParser(prog="run.py bench catchup", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows in the table (default 1000000)")
     parser.add_argument(
         "--changed", default="1000,10000,100000", help="rows changed while the backup is away, by commas"
+    )
+    parser.add_argument(
+        "--remembered", type=int, default=0, help="transactions whose replies are remembered meanwhile (default 0)"
     )
     parser.add_argument("--repeat", type=int, default=1, help="how often all returns are played (default 1)")
     parser.add_argument(
@@ -263,24 +292,39 @@ def main(arguments: Sequence[str]) -> None:
     changes = [int(each) for each in asked.changed.split(",") if each]
     if any(not 0 < each < asked.rows for each in changes):
         parser.error("--changed: each must be above 0 and below --rows")
+    return asked, changes
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run what is asked for, print it, and keep it as JSON."""
+    asked, changes = parsed(arguments)
     returns: list[Return] = []
     steady: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="replicator-bench-") as name:
         folder = Path(name)
         if not asked.no_returns:
             print(f"return of a node, {asked.rows:,} rows; seconds")
-            heads = ("rows", "bytes", "B/row", "catch-up", "restart", "rest", "in sync")
-            widths = (11, 13, 8, 10, 10, 10, 10)
-            print(" " * 28 + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)), flush=True)
+            print_heads()
             returns = measure_returns(
-                folder / "returns", asked.rows, changes, asked.repeat, has_calls=not asked.no_calls
+                folder / "returns",
+                asked.rows,
+                changes,
+                asked.repeat,
+                has_calls=not asked.no_calls,
+                remembered=asked.remembered,
             )
         if asked.rounds:
             steady = measure_steady(folder / "steady", asked.seconds, asked.rounds)
             print_steady(steady)
     file = asked.json or RESULTS / f"catchup-{time.strftime('%Y%m%d-%H%M%S')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    about = {**about_this_machine(), "rows": asked.rows, "seconds": asked.seconds, "rounds": asked.rounds}
+    about = {
+        **about_this_machine(),
+        "rows": asked.rows,
+        "remembered": asked.remembered,
+        "seconds": asked.seconds,
+        "rounds": asked.rounds,
+    }
     content = {"about": about, "returns": [asdict(each) for each in returns], "steady": steady}
     file.write_text(json.dumps(content, indent=1) + "\n")
     print(f"\nwritten to {file}")

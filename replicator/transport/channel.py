@@ -33,6 +33,10 @@ OUTPUT_OVERHEAD_BYTES: Final[int] = 56
 BUFFERS_PER_SEND: Final[int] = 64
 #: So much is read at a time of who is no node, unless it is of one frame: his messages of one read run in one go.
 SHORT_READ_BYTES: Final[int] = 16 * 1024
+#: A new connection's first reads.
+FIRST_READ_BYTES: Final[int] = 1024
+#: So many frames are taken between two looks at who waits, of all such connections together; of each, one at least.
+FRAMES_PER_LOOK: Final[int] = 32
 _NEVER_BYTES: Final[int] = -(1 << 60)
 
 _unpack_header = HEADER.unpack_from
@@ -68,6 +72,8 @@ class Channel(Holder):
         self._send = sock.send
         self._fd = sock.fileno()
         self._scratch = self._first_scratch = loop.scratch
+        self._is_short = False
+        self._frame_count = 0  # of the last read
         self._partial = bytearray()
         self._partial_need = HEADER_BYTES
         self._waiting: deque[bytes | memoryview] = deque()
@@ -124,9 +130,12 @@ class Channel(Holder):
             else:
                 self._check_prefix()
         else:
-            taken = self._take_frames(self._scratch, count)
+            scratch = self._scratch
+            taken = self._take_frames(scratch, count)
+            if self._is_short and (self._frame_count > 1 or count == len(scratch)):
+                self._share_turn(count)
             if taken < count and self.is_open:
-                self._keep(self._scratch[taken:count])
+                self._keep(scratch[taken:count])
 
     def _on_event_unread(self) -> None:
         """Take an event of a connection that is not read now: it is over, or the event is older than that."""
@@ -140,6 +149,8 @@ class Channel(Holder):
         taken = self._take_frames(view, len(view))
         if not self.is_open:
             return
+        if self._is_short and taken:
+            self._share_turn(len(view))
         if taken:
             self._keep(view[taken:])
         else:
@@ -180,7 +191,7 @@ class Channel(Holder):
 
     def _take_frames(self, view: memoryview, end: int) -> int:
         """Hand out the frames in view[:end]; return where the first half frame begins. O(frames)."""
-        at = 0
+        at = frames = 0
         while end - at >= HEADER_BYTES:
             prefix, kind, serializer, flags, seq, size, annotations, magic = _unpack_header(view, at)
             if prefix != PREFIX or magic != MAGIC:
@@ -194,9 +205,11 @@ class Channel(Holder):
                 self._partial_need = start + size - at
                 break
             at = start + size
+            frames += 1
             self.on_frame(kind, serializer, flags, seq, view[start:at])
             if not self.is_open:
                 return end
+        self._frame_count = frames
         return at
 
     def _drain(self, count: int) -> None:
@@ -318,8 +331,22 @@ class Channel(Holder):
         return self.is_asking or self._is_full
 
     def read_shortly(self) -> None:
-        """Read little at a time, unless it is of one frame."""
-        self._scratch = self._first_scratch = self.loop.scratch[:SHORT_READ_BYTES]
+        """Read little at a time, unless it is of one frame; the less, the more others wait to be read."""
+        self._is_short = True
+        self._scratch = self._first_scratch = self.loop.scratch[:FIRST_READ_BYTES]
+
+    def _share_turn(self, count: int) -> None:
+        """Choose the size of the next read: this connection's part of `FRAMES_PER_LOOK`, as the last *count* bytes were."""
+        frames = self._frame_count
+        wanted = max(1, FRAMES_PER_LOOK // self.loop.ready_count)
+        size = len(self._first_scratch)
+        if frames > wanted:
+            size = count * wanted // frames
+        elif frames * 2 <= wanted:
+            size *= 2
+        self._first_scratch = self.loop.scratch[: max(HEADER_BYTES, min(size, SHORT_READ_BYTES))]
+        if len(self._scratch) <= SHORT_READ_BYTES:
+            self._scratch = self._first_scratch
 
     def on_room(self) -> None:
         """Read on: there is room for the whole frame."""

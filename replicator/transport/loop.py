@@ -145,6 +145,8 @@ class Loop:
         self.buffers = Buffers(buffers_bytes_max)
         #: Descriptors that its servers may come to need.
         self.descriptors_max = 0
+        #: How many had something to say at the last look.
+        self.ready_count = 1
         #: Where every socket of this loop is read into; nothing may keep a view of it beyond the callback.
         self.scratch = memoryview(bytearray(READ_BYTES))
         self._poller = poller or _new_poller()
@@ -194,6 +196,7 @@ class Loop:
         """Have everyone read and write who can, while there is time; return the events of those whose turn did not come."""
         watched = self._watched
         taken = 0
+        self.ready_count = len(events)
         for fd, mask in events:
             if taken and _monotonic() - self.now_s > INPUT_S and _thread_time() - self._began_s > INPUT_S:
                 return events[taken:]

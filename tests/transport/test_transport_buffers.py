@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import resource
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from replicator.errors import ConfigError
 from replicator.transport import Request, Server, buffers, pyro_frames
 from replicator.transport.buffers import Holder, Share
-from replicator.transport.channel import SHORT_READ_BYTES
+from replicator.transport.channel import FRAMES_PER_LOOK, SHORT_READ_BYTES
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -220,6 +221,40 @@ def test_a_caller_with_too_many_calls_unanswered_is_not_read_until_they_are(serv
     assert answers == list(range(2_000))
     assert max(most) <= 65_536 // 1024 + SHORT_READ_BYTES // len(a_call(None)) + 1
     assert served.do(lambda: [one.held_bytes for one in server.connections]) == [0]
+
+
+def test_who_sends_many_calls_at_once_goes_by_turns_with_who_sends_one(served: Any, connect: Any) -> None:
+    """Ten callers send 400 calls each, an eleventh sends one: of the others no more than a look's share is run before it."""
+    order: list[str] = []
+    stands, go = threading.Event(), threading.Event()
+
+    def on_call(request: Request, name: str) -> None:
+        order.append(name)
+        request.reply(None)
+
+    def stand_still() -> None:
+        stands.set()
+        go.wait(10.0)
+
+    server = served.start({"echo": {"call": on_call}}, frame_bytes_max=65_536)
+    many = [connect(server).greet() for _ in range(10)]
+    one = connect(server).greet()
+    for count, awaited in ((100, 1_000), (500, 5_001)):  # with the first ones the size of his reads is found for each
+        served.loop.call_soon_threadsafe(stand_still)
+        assert stands.wait(10.0)
+        for raw in many:
+            raw.sock.sendall(a_call("many", 1, "call") * (count - len(order) // 10))
+        if count == 500:
+            one.sock.sendall(a_call("one", 2, "call"))
+        go.set()
+        served.wait_until(functools.partial(_is_as_long, order, awaited))
+        stands.clear()
+        go.clear()
+    assert order.index("one") - 1_000 <= 10 * (FRAMES_PER_LOOK + 1)
+
+
+def _is_as_long(order: list[str], count: int) -> bool:
+    return len(order) == count
 
 
 def test_who_holds_most_is_closed_when_the_share_is_full(served: Any, connect: Any) -> None:
