@@ -226,8 +226,8 @@ class Routing:
         for node in self._nodes.values():
             if node.outstanding is not None and now_ms - node.since_ms >= self._silence_ms(node):
                 self._drop(node, now_ms, f"silent for {now_ms - node.since_ms} ms")
-            elif node.lost and not node.is_fate_asked:
-                node.is_fate_asked = True
+            elif node.lost and node.fate_asks_left and node.link is LinkState.DOWN:
+                node.fate_asks_left -= 1
                 self._connect(node, now_ms)
         if self._ordered and self._aim is None:
             self._send_ordered(now_ms)

@@ -74,7 +74,7 @@ class NodeState:
     __slots__ = (
         "call",
         "entries_max",
-        "is_fate_asked",
+        "fate_asks_left",
         "is_probe",
         "life",
         "link",
@@ -98,4 +98,4 @@ class NodeState:
         self.entries_max = entries_max
         self.life = ""  # of the process that the link leads to, or led to last
         self.lost: list[Request] = []  # was outstanding when the link to that life was lost
-        self.is_fate_asked = False  # whether it died was asked at once
+        self.fate_asks_left = 0  # how often it is connected to at once, to learn whether it died

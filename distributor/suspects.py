@@ -18,6 +18,9 @@ from replicator.errors import UsageError
 from replicator.ids import shown_id
 from replicator.wire import DEATHS_MAX
 
+#: How often a node is connected to at once after its link broke. A process that is dying may still take a connection, and
+#: reset it: neither is it known to be gone, nor that it lives.
+FATE_ASKS = 3
 #: Refused messages that are remembered; beyond, the oldest is forgotten.
 REFUSED_MAX = 1_000
 
@@ -38,7 +41,7 @@ class Suspects:
             if not request.is_done:
                 request.doubts += 1
                 node.lost.append(request)
-        node.is_fate_asked = not is_broken
+        node.fate_asks_left = FATE_ASKS if is_broken else 0
 
     def learn_fate(self, node: NodeState, *, has_died: bool) -> None:
         """The process that had the messages lost at *node* is dead, or has been found alive."""

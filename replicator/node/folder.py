@@ -18,6 +18,7 @@ from typing import NamedTuple
 from replicator.core.views import View
 from replicator.errors import CorruptRecord, StorageError, StorageUnavailable, storage_error
 from replicator.files import fsync_way_to, replace_file
+from replicator.node.deadlines import MarksFile
 from replicator.node.writer import Done, Failed, StoreWriter, WriterLike
 from replicator.store.sqlite import SqliteStore
 
@@ -126,6 +127,10 @@ class DataFolder:
     def events_file(self) -> Path | None:
         """Where the node's events are kept; None: in memory only."""
         return self.path / "events.jsonl"
+
+    def open_marks(self) -> MarksFile:
+        """Open the file that says which deadline runs. Raises StorageError."""
+        return MarksFile(self.path)
 
     def refuse_rows(self) -> None:
         """Raise StorageError if the folder holds rows: a node without a store would begin empty in their place."""

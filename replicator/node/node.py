@@ -46,7 +46,9 @@ from replicator.core.replica import Replica
 from replicator.core.state import Role
 from replicator.core.views import Member, View
 from replicator.errors import ConfigError, OutOfMemory, ReplicatorError, StorageError, StorageUnavailable, UsageError
+from replicator.ids import shown_id
 from replicator.meeting import WHO, Identity, Pin, answering
+from replicator.node.deadlines import Deadlines
 from replicator.node.events import Events
 from replicator.node.folder import DataFolder
 from replicator.node.gateway import Gateway, answer
@@ -60,7 +62,7 @@ from replicator.node.stepping import Performers, Stepper
 from replicator.node.writer import WriterLike
 from replicator.service import Service
 from replicator.transport import SYSTEM, LoopLike, Platform, Request, ServerLike
-from replicator.wire import decode_frame, encode_frame
+from replicator.wire import DEATHS_MAX, decode_frame, encode_frame
 
 #: Ticks per heartbeat: deadlines and silences are seen this much finer than the heartbeat.
 TICKS_PER_HEARTBEAT = 4
@@ -97,12 +99,12 @@ class Node:
         self.halted_because = ""
         self._may_start_again = False  # what halted it may pass by itself
         self.on_loaded: Callable[[], None] = lambda: None  # the rows of a former life are in memory
-        self._stepper = Stepper(self._on_write_failed, platform.wall_ms, platform.elapsed_ms)
+        self.folder = folder or DataFolder(config.nodes[name].data)
+        self.deadlines = Deadlines(self.folder.open_marks(), self._on_deadline_given_up)
+        self._stepper = Stepper(self._on_write_failed, platform.wall_ms, platform.elapsed_ms, self.deadlines)
         self.give = self._stepper.give
         self._held: dict[tuple[str, int], Request] = {}  # request frames not answered yet
         self._stepper.performers = self._make_performers()
-        own = config.nodes[name]
-        self.folder = folder or DataFolder(own.data)
         self.writer: WriterLike | None = None
         self.events = Events(name, self.folder.events_file)
         self.me = Member(name, f"{self.folder.starts:08x}.{platform.noise(6).hex()}")
@@ -267,6 +269,7 @@ class Node:
         self.server.close()
         if self.writer is not None:
             self.writer.close()
+        self.deadlines.close()
         self.folder.close()
         self.loop.close()
 
@@ -305,6 +308,9 @@ class Node:
         """Give the store a batch; `Written` follows."""
         assert self.writer is not None
         self.writer.write(effect.batch)
+
+    def _on_deadline_given_up(self, txn_id: bytes, handler: str) -> None:
+        self.notes.take("deadline_given_up", {"txn": shown_id(txn_id), "handler": handler, "deaths": DEATHS_MAX})
 
     def _perform_halt(self, effect: Halt) -> None:
         if not self.halted_because:

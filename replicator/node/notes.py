@@ -75,6 +75,11 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "clock_confirmed": ("WARNING", "this machine's clock, {ahead_ms} ms ahead, is believed: a person has confirmed it"),
     "deadline": ("DEBUG", "transaction {txn} passed its deadline: {otherwise}"),
+    "deadline_given_up": (
+        "ERROR",
+        "the deadline of transaction {txn} fails: {deaths} lives of this node ended while its handler {handler} ran, which is "
+        "not run again; its transaction is over, and what the handler should have done is left to a person",
+    ),
     "halted": ("ERROR", "halts: {reason}"),
     "stranger": (
         "WARNING",

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from replicator.core.effects import Effect, Execute, Executed, Input, Submitted, Tick, TurnEnded
-from replicator.core.messages import Answer, Facts, Status
+from replicator.core.messages import Answer, Facts, Kind, Status
 from replicator.core.replica import Replica
 from replicator.errors import OutOfMemory, StorageError
+from replicator.node.deadlines import Deadlines
 from replicator.node.gateway import Token
 from replicator.values import pack_wire
 from replicator.wire import DEATHS_MAX, FLAG_STALE, Outgoing, poison_answer
@@ -27,7 +28,7 @@ Performers = Mapping[type, Callable[[Any], None]]
 class Stepper:
     """Drives a replica, once there is one. *on_failed* is told when a performer's storage or memory failed: nothing follows then.
 
-    *wall_ms* and *elapsed_ms* tell the time, which is looked at once a turn.
+    *wall_ms* and *elapsed_ms* tell the time, which is looked at once a turn. *deadlines* runs their handlers.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Stepper:
         on_failed: Callable[[StorageError | OutOfMemory], None],
         wall_ms: Callable[[], int],
         elapsed_ms: Callable[[], int],
+        deadlines: Deadlines,
     ) -> None:
         self.replica: Replica | None = None
         self.performers: Performers = {}
@@ -43,6 +45,7 @@ class Stepper:
         self._on_failed = on_failed
         self._wall_ms = wall_ms
         self._elapsed_ms = elapsed_ms
+        self._deadlines = deadlines
         self._is_ticked = False
         self._submitted_count = 0
         self._queue: deque[Effect] = deque()
@@ -113,7 +116,10 @@ class Stepper:
         assert replica is not None
         executor = replica.state.executor
         executor.is_same_stack = self._is_same_stack
-        outcome = replica.execute(effect)
+        if effect.entry.kind == Kind.MESSAGE:
+            outcome = replica.execute(effect)
+        else:
+            outcome = self._deadlines.execute(effect, replica.execute)
         self._is_same_stack = True
         executor.is_same_stack = False
         self._queue.extend(replica.step(Executed(effect.entry, outcome)))

@@ -48,6 +48,7 @@ KINDS = {
     "damage": 1,
     "foreign": 2,
     "poison": 2,
+    "deadly_deadline": 1,
     "quiet": 2,
     "foreign_record": 1,
     "set_back": 1,

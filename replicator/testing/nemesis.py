@@ -24,6 +24,7 @@ from replicator.testing.liars import Liar
 from replicator.testing.sim.foreign import Foreign
 from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
+from replicator.wire import DEATHS_MAX
 
 #: How long a starved process takes to get to what has arrived: microseconds.
 STARVED_US = (1_000, 80_000)
@@ -359,6 +360,11 @@ class Nemesis:
     def _poison(self, fault: Fault) -> None:
         """The next message kills whichever node executes it, until the faults end: then its handler is mended."""
         self.cluster.poison.arm()
+
+    def _deadly_deadline(self, fault: Fault) -> None:
+        """The next deadline's handler kills each node that runs it as the active, until the faults end."""
+        self.cluster.poison.deadline_kills_max = DEATHS_MAX - 1
+        self.cluster.poison.arm_deadline()
 
     def _names_away(self, fault: Fault) -> None:
         self.cluster.stop_name_server()

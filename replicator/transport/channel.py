@@ -315,7 +315,10 @@ class Channel(Holder):
         self._waiting_mark = waiting + STEP_BYTES
         self.held_mark = held + STEP_BYTES
         self.held_low = held - STEP_BYTES
-        self._is_full = (burden * 2 if self._is_full else burden) > self.burden_bytes_max
+        was_full = self._is_full
+        self._is_full = (burden * 2 if was_full else burden) > self.burden_bytes_max
+        if was_full and not self._is_full and self._partial:
+            self.partial_since_s = self.loop.now_s  # nobody has read meanwhile: the rest may have been there for long
         self._set_mask()
         total = self._partial_charge + burden
         self.share.charge(self, total if total > STEP_BYTES else 0)

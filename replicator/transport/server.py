@@ -320,7 +320,7 @@ class Server:
                     connection.end("no handshake in time")
             elif connection.is_stuck(self._frame_s):
                 connection.end("its answers are not read, its calls not answered, or its frame found no room in time")
-            elif connection.partial_since_s is not None and not connection.is_asking:
+            elif connection.partial_since_s is not None and not connection.is_held_back:
                 if now_s - connection.partial_since_s >= self._frame_s:
                     connection.end("half a frame, and no more in time")
                 else:

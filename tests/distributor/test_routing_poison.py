@@ -64,6 +64,25 @@ def test_v22_a_message_that_was_outstanding_at_two_dead_nodes_goes_to_no_third()
     assert [note.event for note in world.notes].count("poison") == 1
 
 
+def test_v22_a_dying_process_that_takes_one_more_connection_is_asked_again() -> None:
+    """Its listener may outlive its connections for a moment: whether it died is known at the next look, and until then not."""
+    world = Killing()
+    world.routing.look_around(world.now_ms)
+    world.step()  # all three are connected
+    world.submit("poison")
+    for node in "ab":
+        call = world.next_call(node)
+        world.kill(call)
+        world.flush()
+        world.to_connect.remove(node)
+        world.routing.on_link_lost(node, world.now_ms, is_gone=False)  # taken, and reset
+        world.flush()
+    for _ in range(50):
+        world.step(20)
+    assert [call.node for call in world.calls] == ["a", "b"]
+    assert world.statuses() == {"poison": Status.UNKNOWN}
+
+
 def test_v22_suspects_travel_alone_so_that_innocents_go_on() -> None:
     """Of a batch, the second death names the culprit; what was beside it is done by the third node."""
     world = Killing()

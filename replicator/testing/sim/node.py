@@ -9,12 +9,14 @@ from typing import Any
 
 from replicator.config import Config
 from replicator.core.effects import Execute, Executed, Propose, Reply, Send
+from replicator.core.executor import Outcome
 from replicator.core.frames import ForwardAck, Join, Ping
-from replicator.core.messages import Status, split_message
+from replicator.core.messages import Kind, Status, split_message
 from replicator.core.persistence import Batch, Restored
 from replicator.core.state import Role
 from replicator.core.views import View
 from replicator.errors import StorageError, UsageError
+from replicator.node.deadlines import MarksFile
 from replicator.node.folder import DataFolder, HandOver
 from replicator.node.gateway import Gateway, Token, answer
 from replicator.node.node import Node
@@ -47,6 +49,25 @@ class Disk:
     store: MemoryStore = field(default_factory=MemoryStore)
     write_us: tuple[int, int] = WRITE_US  # how long a batch takes to become durable
     schema: tuple[str, ...] = ()  # of what it holds
+    marks: bytes = b""  # of the deadline that runs
+
+
+class SimMarks(MarksFile):
+    """The marks on a simulated disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def read(self) -> bytes:
+        """Return what was written last."""
+        return self._disk.marks
+
+    def write(self, marks: bytes) -> None:
+        """Keep *marks*."""
+        self._disk.marks = marks
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class SimFolder(DataFolder):
@@ -72,6 +93,10 @@ class SimFolder(DataFolder):
     def events_file(self) -> Path | None:
         """Events are kept in memory."""
         return None
+
+    def open_marks(self) -> SimMarks:
+        """Open the marks of the deadline that runs."""
+        return SimMarks(self._disk)
 
     def refuse_rows(self) -> None:
         """A simulated deployment keeps its store."""
@@ -202,10 +227,7 @@ class SimNode(Node):
         replica = self.replica
         assert replica is not None
         state, entry = replica.state, effect.entry
-        sender = self._senders.pop(entry.message, None)
-        if self._poison.kills(self.name, entry.message, sender, is_first=state.role is Role.ACTIVE):
-            raise Died
-        outcome = replica.execute(effect)
+        outcome = self.deadlines.execute(effect, self._execute)
         if state.role in (Role.BACKUP, Role.OUTSIDE) and self.is_bent(entry.seq):
             outcome = outcome._replace(state=outcome.state._replace(digest=b"it bends"))
         self._stepper.follow(replica.step(Executed(entry, outcome)))
@@ -214,6 +236,17 @@ class SimNode(Node):
             expect_no = 0 if transaction is None else transaction.expect_no
             before = state.fifo.chain_at(entry.seq - 1) or b""
             self.recorder.executed(self.me, effect, outcome, state.digest, before=before, expect_no=expect_no)
+
+    def _execute(self, effect: Execute) -> Outcome:
+        """Run a handler, or die of it."""
+        assert self.replica is not None
+        message, is_active = effect.entry.message, self.replica.state.role is Role.ACTIVE
+        sender = self._senders.pop(message, None)
+        if self._poison.kills(self.name, message, sender, is_first=is_active):
+            raise Died
+        if effect.entry.kind == Kind.DEADLINE and is_active and not effect.entry.told:
+            self._poison.runs_deadline(self.name, message)
+        return self.replica.execute(effect)
 
     def _propose(self, effect: Propose) -> None:
         self.recorder.proposed(effect.view)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from replicator.testing.sim.network import Network
-from replicator.testing.sim.process import Process
+from replicator.testing.sim.process import Died, Process
 from replicator.testing.sim.recorder import Recorder
 from replicator.wire import DEATHS_MAX
 
@@ -23,6 +23,10 @@ class Poison:
 
     def __init__(self, network: Network, recorder: Recorder) -> None:
         self.is_armed = False
+        self.is_deadline_armed = False
+        self.deadline_kills: Counter[str] = Counter()  # node -> its lives that the one deadly deadline has ended
+        #: So many lives of one node it ends; models do not know of deadlines that fail.
+        self.deadline_kills_max = DEATHS_MAX + 1
         self.may_kill: Callable[[str], bool] = lambda name: False
         self._network = network
         self._recorder = recorder
@@ -34,9 +38,32 @@ class Poison:
         """Let the next message be one."""
         self.is_armed = True
 
+    def arm_deadline(self) -> None:
+        """Let the next deadline be one."""
+        self.is_deadline_armed = True
+
+    def runs_deadline(self, name: str, message: bytes) -> None:
+        """Node *name*, the active, runs a deadline's handler. Raises Died if that kills it."""
+        if self.is_deadline_armed:
+            self.is_deadline_armed = False
+            self._deadly.add(message)
+        if message not in self._deadly:
+            return
+        if not self.may_kill(name) or self.deadline_kills[name] >= self.deadline_kills_max:
+            self._deadly.discard(message)
+            self._recorder.faults["spared"] += 1
+            return
+        self._recorder.fault("deadly_deadline", process=name, txn=message[:16].hex()[:16])
+        self.deadline_kills[name] += 1
+        if self.deadline_kills[name] > DEATHS_MAX:
+            text = f"node {name} has run a deadline's handler again that {DEATHS_MAX} of its lives died of"
+            self._recorder.history.witnessed.append(("V22", text))
+        raise Died
+
     def mend(self) -> None:
         """The handler was mended: no message kills any more."""
-        self.is_armed = False
+        self.is_armed = self.is_deadline_armed = False
+        self.deadline_kills.clear()
         self._deadly.clear()
 
     def kills(self, name: str, message: bytes, sender: Process | None, *, is_first: bool) -> bool:
