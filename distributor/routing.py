@@ -221,6 +221,7 @@ class Routing:
             self.expire(now_ms)
         if self._later:
             self._take_due(now_ms)
+        self.suspects.now_ms = now_ms
         if self.suspects.to_judge:
             self._refuse_poison(now_ms)
         for node in self._nodes.values():
@@ -454,7 +455,8 @@ class Routing:
         for request, name in self.suspects.judge(now_ms):
             if name:
                 self._effects.append(Note("poison", {"message": name, "ms": self.suspects.poison_ms}))
-            self._complete(request, poison_answer(self.suspects.poison_ms))
+            if not request.is_done:
+                self._complete(request, poison_answer(self.suspects.poison_ms))
 
     def _give_up(self, request: Request) -> None:
         """Complete without an outcome (claim 3)."""
@@ -464,6 +466,8 @@ class Routing:
     def _complete(self, request: Request, answer: Answer) -> None:
         """Give the answer away, once; and the token, whose owner may hold the request: the two would be a ring."""
         request.is_done = True
+        if request.trail is not None and answer.status <= Status.FAILED:
+            self.suspects.acquit(request)
         self.count -= 1
         self._effects.append(new_tuple(Complete, (request.token, answer)))
         request.token = None

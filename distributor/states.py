@@ -22,14 +22,25 @@ class RoutingRules:
     poison_ms: int = 60_000
 
 
+class Trail:
+    """What is known of a message that was outstanding at nodes whose links were lost, shared by all its requests (V22)."""
+
+    __slots__ = ("deaths", "doubts", "message", "requests", "until_ms")
+
+    def __init__(self, message: bytes) -> None:
+        self.message = message
+        self.deaths = 0  # at so many nodes it was outstanding when they died
+        self.doubts = 0  # at so many it was lost, and whether they died is not known
+        self.until_ms = 0  # deaths are remembered so long
+        self.requests: list[Request] = []
+
+
 class Request:
     """One message on its way; `token` is whatever the driver wants back with its answer."""
 
     __slots__ = (
         "ack",
         "deadline_ms",
-        "deaths",
-        "doubts",
         "flags",
         "is_done",
         "is_out",
@@ -37,6 +48,8 @@ class Request:
         "message",
         "number",
         "token",
+        "told_deaths",
+        "trail",
     )
 
     def __init__(
@@ -48,8 +61,8 @@ class Request:
         self.ack = ack
         self.flags = flags
         self.deadline_ms = deadline_ms
-        self.deaths = deaths  # at so many nodes it was outstanding when they died
-        self.doubts = 0  # at so many it was lost, and whether they died is not known
+        self.told_deaths = deaths  # whoever has sent it says that so many nodes have died of it
+        self.trail: Trail | None = None
         self.is_done = False
         self.is_out = False  # outstanding at a node
         self.is_unknown = False  # some send of it may have been accepted
@@ -57,7 +70,12 @@ class Request:
     @property
     def is_suspect(self) -> bool:
         """Whether it may be what kills nodes: then it travels alone."""
-        return self.deaths > 0 or self.doubts > 0
+        return self.trail is not None and (self.trail.deaths > 0 or self.trail.doubts > 0)
+
+    @property
+    def deaths(self) -> int:
+        """At so many nodes it was outstanding when they died."""
+        return self.told_deaths if self.trail is None else self.trail.deaths
 
 
 class LinkState(Enum):
@@ -97,5 +115,5 @@ class NodeState:
         self.rest_until_ms = 0
         self.entries_max = entries_max
         self.life = ""  # of the process that the link leads to, or led to last
-        self.lost: list[Request] = []  # was outstanding when the link to that life was lost
+        self.lost: list[Trail] = []  # was outstanding when the link to that life was lost
         self.fate_asks_left = 0  # how often it is connected to at once, to learn whether it died

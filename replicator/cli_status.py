@@ -28,7 +28,7 @@ WELL, NOBODY_SERVES, SOMETHING_WRONG = 0, 1, 3
 WATCH_S = 1.0
 _COLUMNS = ("node", "role", "view", "seq", "lag", "in flight", "open", "digest", "says")
 #: Roles of nodes that could not be asked.
-UNREACHABLE, NOT_FOUND = "unreachable", "not found"
+UNREACHABLE, NOT_FOUND, BUSY = "unreachable", "not found", "busy"
 
 
 class Finder:
@@ -134,7 +134,22 @@ def ask_all(config: Config, finder: Finder | None = None) -> list[dict[str, Any]
     finder = finder or Finder(config)
     with ThreadPoolExecutor(max_workers=len(config.nodes)) as pool:
         statuses = list(pool.map(lambda name: ask(config, name, finder), config.nodes))
-    return without_strangers(config, statuses)
+    return with_busy(without_strangers(config, statuses))
+
+
+def with_busy(statuses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say of a node that does not answer what the others have heard of it: it may be in a handler (V24)."""
+    heard = {
+        name: f"is in handler {handler} since {ms} ms, and answers nobody until that ends (heard by {status['node']})"
+        for status in statuses
+        for name, (handler, ms) in status.get("busy", {}).items()
+    }
+    return [
+        unreachable(status["node"], heard[status["node"]], BUSY)
+        if status["role"] == UNREACHABLE and status["node"] in heard
+        else status
+        for status in statuses
+    ]
 
 
 def without_strangers(config: Config, statuses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -87,6 +87,10 @@ class TimingConfig:
 
     heartbeat_ms: int = _key(200, "ms between signs of life of an idle active")
     suspect_ms: int = _key(1_000, "ms of silence after which another node is taken for dead")
+    handler_ms_max: int = _key(
+        10_000,
+        "ms a handler may run; then it is ended, and fails. Nothing else is served meanwhile; no node is taken for dead",
+    )
     connect_ms: int = _key(500, "ms that making a connection may take")
     greeting_ms: int = _key(5_000, "ms a new connection may take to say what it wants; then it is closed")
     frame_ms: int = _key(

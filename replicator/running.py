@@ -7,6 +7,7 @@ handler that catches RecursionError. Never compiled: what is compiled is not cou
 
 from __future__ import annotations
 
+import opcode
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,22 +26,33 @@ _cause = BaseException.__dict__["__cause__"].__get__
 _context = BaseException.__dict__["__context__"].__get__
 _exceptions = BaseExceptionGroup.__dict__["exceptions"].__get__
 _get_limit = sys.getrecursionlimit
+_RAISE = opcode.opmap["RAISE_VARARGS"]
 _set_limit = sys.setrecursionlimit
 #: What Python says when it is asked for a limit that is too low -> the limit for a handler called there. Depths are few.
 _limits: dict[str, int] = {}
 
 
+class HandlerTooLong(BaseException):
+    """A handler was ended from outside, as it ran longer than `handler_ms_max` (V24). No `except Exception` takes it."""
+
+
 class Caller:
     """Calls handlers.
+
+    `function`: the one that runs, None between them; `serial` counts them: another thread looks at both (V24).
 
     `limit`: the recursion limit for a handler, as long as `call` is called from one and the same stack; 0: not known. Python
     tells the depth of its stack only when it refuses a limit, which takes 0.6 us. Whoever calls many in a row keeps it.
     """
 
-    __slots__ = ("limit",)
+    __slots__ = ("_doomed", "_is_interrupted", "function", "limit", "serial")
 
     def __init__(self) -> None:
         self.limit = 0
+        self.function: Callable[..., Any] | None = None
+        self.serial = 0
+        self._doomed = 0  # the serial of the one that is to end
+        self._is_interrupted = False
 
     def call(
         self,
@@ -64,15 +76,40 @@ class Caller:
                 told = error.args[0]
                 limit = self.limit = _limits.get(told) or _limit_at(told)
         _set_limit(limit)
+        self.serial += 1
         try:
-            if named is None:
-                return function(service, context, *values)
-            return function(service, context, **named)
+            try:
+                self.function = function
+                value = function(service, context, *values) if named is None else function(service, context, **named)
+                if self._is_interrupted:
+                    raise HandlerTooLong("it went on, and returned")
+                return value
+            except BaseException as failure:
+                if self._is_interrupted and not isinstance(failure, HandlerTooLong):  # whatever it made of that
+                    raise HandlerTooLong("it went on, and raised") from failure
+                raise
+            finally:
+                self.function = None
         finally:
+            self.function = None  # again: an interruption may have come just before it the first time
+            self._is_interrupted = False
             found = _get_limit()
             _set_limit(before)
             if found != limit:
                 raise UsageError("a handler must not change the recursion limit, which is the same on every node")
+
+    def doom(self, serial: int) -> None:
+        """Let the handler with this number end at the next `end_doomed`. From any thread."""
+        self._doomed = serial
+
+    def end_doomed(self) -> None:
+        """End the handler that is doomed, if it still runs; from a signal handler of the thread that calls handlers.
+
+        Raises HandlerTooLong inside the handler. A handler may swallow it: what it does from then on counts for nothing.
+        """
+        if self.function is not None and self.serial == self._doomed:
+            self._is_interrupted = True
+            raise HandlerTooLong("it ran longer than handler_ms_max")
 
 
 def _limit_at(told: str) -> int:
@@ -82,6 +119,22 @@ def _limit_at(told: str) -> int:
     return limit
 
 
+def is_from_outside(failure: BaseException) -> bool:
+    """Whether what left a handler was none of its own: Ctrl-C, or the verdict of pytest (a time limit, for one).
+
+    A handler's own `raise KeyboardInterrupt` is its own: it stands at the innermost place of the traceback.
+    """
+    verdict = getattr(sys.modules.get("_pytest.outcomes"), "OutcomeException", ())
+    if isinstance(failure, verdict):
+        return True
+    if not isinstance(failure, KeyboardInterrupt):
+        return False
+    place = failure.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is None or place.tb_frame.f_code.co_code[place.tb_lasti] != _RAISE
+
+
 def class_name(failure: BaseException) -> str:
     """Return the name of a failure's class, cut to what can be packed anywhere, whatever its class says of itself."""
     name = str(_class_name(type(failure)))[:CLASS_NAME_MAX]
@@ -89,7 +142,8 @@ def class_name(failure: BaseException) -> str:
 
 
 def machine_failure(failure: BaseException) -> BaseException | None:
-    """Return what the machine may have had a part in: a MemoryError or RecursionError that was raised on the way; or None.
+    """Return what the machine may have had a part in: a MemoryError or RecursionError that was raised on the way, or its end
+    after `handler_ms_max`; or None.
 
     O(exceptions in the chain).
     """
@@ -101,7 +155,7 @@ def machine_failure(failure: BaseException) -> BaseException | None:
         if id(each) in seen:
             continue
         seen.add(id(each))
-        if isinstance(each, MemoryError):
+        if isinstance(each, MemoryError | HandlerTooLong):
             return each
         if isinstance(each, RecursionError):
             found = each

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from replicator.core.frames import (
     Adopt,
     Adopted,
+    Busy,
     Fetch,
     Forward,
     ForwardAck,
@@ -71,8 +72,8 @@ __all__ = [
 #: Raised when a frame changes shape, or when nodes would come to another state by the same entries (4: how many replies an
 #: entry forgets, how deep a value may be; 5: that they forget by passed
 #: time, an outcome that is told, bounds of rows, replies of named transactions, digests of
-#: records, chains of entries); two versions never talk to each other.
-WIRE_VERSION = 5
+#: records, chains of entries; 6: `Busy`); two versions never talk to each other.
+WIRE_VERSION = 6
 #: 2: the database's id, and how many nodes have died of a message.
 SUBMIT_VERSION = 2
 #: A message that was outstanding at so many nodes when they died is sent to no other (V22).
@@ -96,6 +97,7 @@ _KINDS: tuple[type[Any], ...] = (
     Refused,
     Gather,
     Gathered,
+    Busy,
 )
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_NAMES = tuple(tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS)

@@ -125,8 +125,10 @@ class Council:
         elif is_active:
             state.role = Role.ACTIVE if before is Role.ACTIVE else Role.OPENING
             self.active.begin(view)
+        elif view.has(state.me):  # one that diverged while it joined is told of its entry only now: out again (R1)
+            state.role = Role.DIVERGED if state.is_fifo_barred else Role.BACKUP
         else:
-            state.role = Role.BACKUP if view.has(state.me) else Role.OUTSIDE
+            state.role = Role.OUTSIDE
         if view.has(state.me):
             state.lives = (state.me.incarnation,)
         state.note("view_adopted", view=view.number, role=state.role.value, active=_name(view.active))

@@ -217,6 +217,23 @@ class Refused:
     record: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """I live, and am in a handler: from beside the loop, which takes and sends nothing meanwhile (V24).
+
+    `count` rises with each one of a life, so that a repeated one proves nothing. `ms`: how long the handler runs already.
+    Answered by `Pong`.
+    """
+
+    request: int
+    view: int
+    sender: Member
+    count: int
+    ms: int
+    handler: str
+    view_digest: bytes
+
+
 Frame = (
     Forward
     | ForwardAck
@@ -231,8 +248,9 @@ Frame = (
     | Ping
     | Pong
     | Refused
+    | Busy
 )
 #: Those that name a view by its number.
-Numbered = Forward | ForwardAck | Adopted | Fetch | Tail | Join | Gather | Gathered
-NUMBERED = (Forward, ForwardAck, Adopted, Fetch, Tail, Join, Gather, Gathered)
+Numbered = Forward | ForwardAck | Adopted | Fetch | Tail | Join | Gather | Gathered | Busy
+NUMBERED = (Forward, ForwardAck, Adopted, Fetch, Tail, Join, Gather, Gathered, Busy)
 ANSWERS = (ForwardAck, Adopted, Tail, JoinAnswer, Gathered, Pong, Refused)

@@ -11,6 +11,7 @@ from typing import Any
 
 from replicator.core.active import Active
 from replicator.core.backup import Backup
+from replicator.core.busy import BusyNodes
 from replicator.core.council import Council
 from replicator.core.effects import (
     ArbiterLost,
@@ -37,6 +38,7 @@ from replicator.core.frames import (
     NUMBERED,
     Adopt,
     Adopted,
+    Busy,
     Fetch,
     Forward,
     ForwardAck,
@@ -70,6 +72,7 @@ class Replica:
         self.backup = Backup(self.state)
         self.keeper = Keeper(self.state)
         self.council = Council(self.state, self.active, self.backup, self.keeper)
+        self.busy = BusyNodes(self.state, self.active, self.backup)
         council, backup = self.council, self.backup
         self._inputs: dict[type, Callable[[Any], None]] = {
             Started: self._on_started,
@@ -100,6 +103,7 @@ class Replica:
             Ping: council.on_ping,
             Pong: council.on_pong,
             Refused: council.on_refused,
+            Busy: self.busy.on_busy,
         }
 
     def restore(self, restored: Restored) -> None:
@@ -262,8 +266,7 @@ class Replica:
             "tables": [table.name for table in state.database.tables],
             "schema": list(state.schema),
             **self.council.recovery.status(),
-            "awaited": "" if self.active.awaited is None else self.active.awaited.name,
-            "slowest_ack_ms": {name: peer.slowest_ms for name, peer in self.active.peers.items()},
+            **self._status_of_others(),
             "safe": view is not None and view.safe,
             "time_ms": state.clocks.time_ms,
             "wall_ms": state.clocks.wall_ms,
@@ -276,6 +279,14 @@ class Replica:
             "arbiter_silent": self.council.records.is_silent,
             "arbiter_problem": self.council.records.problem,
             "because": self.council.because if state.role is Role.OUTSIDE else "",
+        }
+
+    def _status_of_others(self) -> dict[str, object]:
+        """Return what this node sees of the others."""
+        return {
+            "awaited": "" if self.active.awaited is None else self.active.awaited.name,
+            "slowest_ack_ms": {name: peer.slowest_ms for name, peer in self.active.peers.items()},
+            "busy": self.busy.status(),
         }
 
     def check(self) -> None:

@@ -51,6 +51,7 @@ class Rules:
     continue_alone: bool = True
     heartbeat_ms: int = 200
     suspect_ms: int = 1_000
+    handler_ms_max: int = 10_000
     arbiter_read_ms: int = 2_000
     retain_ms: int = 600_000
     retain_min_ms: int = 120_000

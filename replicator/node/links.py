@@ -32,9 +32,13 @@ class AddressBook:
         self._fixed = fixed
         self._cached: Address | None = None
 
+    def known(self) -> Address | None:
+        """Return the address if no look-up is needed."""
+        return self._fixed or self._cached
+
     def resolve(self, found: Found) -> None:
         """Call *found* with the address, or None if it is not known now."""
-        known = self._fixed or self._cached
+        known = self.known()
         if known is not None:
             found(known)
             return
@@ -70,6 +74,8 @@ class NodeLinks:
         on_stranger: Callable[[str, str], None],
     ) -> None:
         self._links: dict[str, MetLink] = {}
+        #: Where each node is, as far as it is known now; may be called from any thread.
+        self.known: dict[str, Callable[[], Address | None]] = {}
         for name, node in config.nodes.items():
             if name == me:
                 continue
@@ -81,6 +87,7 @@ class NodeLinks:
                     book.forget()
                 on_down(name, refused)
 
+            self.known[name] = book.known
             self._links[name] = MetLink(
                 platform,
                 loop,

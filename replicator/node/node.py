@@ -57,6 +57,7 @@ from replicator.node.links import ArbiterClient, NodeLinks
 from replicator.node.loading import load_service_class
 from replicator.node.notes import Notes, says
 from replicator.node.progress import CatchupBar
+from replicator.node.pulse import Pulse
 from replicator.node.rules import rules_of
 from replicator.node.stepping import Performers, Stepper
 from replicator.node.writer import WriterLike
@@ -121,6 +122,7 @@ class Node:
         )
         self.claim = self._claim_name()
         self.links = self._make_links()
+        self.pulse = self._make_pulse()
         self.arbiter = self._make_arbiter()
         self._tick_s = config.timing.heartbeat_ms / 1000 / TICKS_PER_HEARTBEAT
         self.loop.at_turn_end(self._stepper.end_turn)
@@ -194,6 +196,17 @@ class Node:
             on_stranger=self._on_stranger,
         )
 
+    def _make_pulse(self) -> Pulse:
+        """Make what beats while a handler runs."""
+        return Pulse(
+            self.me,
+            lambda: self.replica,
+            self.links.known,
+            heartbeat_ms=self.config.timing.heartbeat_ms,
+            handler_ms_max=self.config.timing.handler_ms_max,
+            on_too_long=lambda handler, ms: self.notes.take("handler_too_long", {"handler": handler, "ms": ms}),
+        )
+
     def _make_arbiter(self) -> ArbiterClient:
         """Make the link to the arbiter."""
         return ArbiterClient(
@@ -230,6 +243,7 @@ class Node:
         log = logger.bind(node=self.name)
         log.info("listens at {address}", address=self.server.uri("replicator.client"))
         self.start()
+        self.pulse.start()
         try:
             self.loop.run()
             self._end()
@@ -262,6 +276,7 @@ class Node:
 
     def close(self) -> None:
         """Give back sockets, folder, loop."""
+        self.pulse.close()
         self.links.close()
         self.arbiter.close()
         self.claim.close()

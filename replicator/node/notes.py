@@ -80,6 +80,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "the deadline of transaction {txn} fails: {deaths} lives of this node ended while its handler {handler} ran, which is "
         "not run again; its transaction is over, and what the handler should have done is left to a person",
     ),
+    "busy": ("WARNING", "node {node} is in handler {handler} since {ms} ms: it is busy, and not dead"),
+    "handler_too_long": (
+        "ERROR",
+        "handler {handler} has run for {ms} ms, longer than handler_ms_max, and is ended: its message fails. If it is said "
+        "again, the handler cannot be ended: this node serves nobody until it is killed",
+    ),
     "halted": ("ERROR", "halts: {reason}"),
     "stranger": (
         "WARNING",
@@ -209,6 +215,11 @@ def _role_says(status: Mapping[str, Any]) -> str:
         return f"in step with {status['active']}"
     if role == "opening":
         return "promoted: brings all level before it opens"
+    if role == "diverged" and status["active"] == status["node"]:
+        return (
+            "the record makes this node the active, and its outcome of a message differed from the former active's: it does not "
+            "open by itself. Start it again: then the one that holds the most opens"
+        )
     if role == "diverged":
         return "stopped acking: its outcome of a message differed from the active's"
     if role == "halted":

@@ -24,6 +24,7 @@ KINDS = {
     "crash": 4,
     "restart": 4,
     "stop": 4,
+    "long_handler": 4,
     "cut": 4,
     "cut_one_way": 3,
     "isolate": 3,
@@ -175,7 +176,7 @@ def draw(seed: int) -> Options:
         fifo_entries_max=chance.choice((20, 100_000, 100_000)),
         clt_keys_max=chance.choice((8, 500_000, 500_000, 500_000)),
         join_entries_max=chance.choice((1, 1, 20, 1_000)),
-        catchup_rows_max=chance.choice((1, 4, 256)),
+        catchup_rows_max=chance.choice((2, 4, 256)),
         catchup_bytes_per_s=chance.choice((BUSY_BYTES_PER_S, 1_000_000_000)),
         open_txns_max=chance.choice((3, 100_000, 100_000, 100_000)),
     )

@@ -109,6 +109,17 @@ class Liar:
             if not cluster.processes[name].is_alive and "same number" in node.halted_because:
                 cluster.restart(name)
 
+    def start_the_diverged(self) -> None:
+        """A person starts again the active by the record that has diverged: it opens nothing by itself (R5)."""
+        cluster = self.cluster
+        for name, node in cluster.nodes.items():
+            state = None if node.replica is None else node.replica.state
+            if state is None or state.role is not Role.DIVERGED or state.view is None or state.view.active != node.me:
+                continue
+            if cluster.processes[name].is_alive:
+                cluster.crash(name)
+                cluster.restart(name)
+
     # -- frames ------------------------------------------------------------------------------------------------------
 
     def forged_record(self, fault: Fault) -> None:
@@ -190,7 +201,7 @@ class Liar:
                 Kind.MESSAGE,
                 message,
             )
-            entry = Entry(*header)
+            entry = Entry(*header, age_ms=state.clocks.header_age_ms)
             entry.seal(replica.execute(Execute(entry)).digest)
             cluster.recorder.fault("foreign_entry", process=name, seq=entry.seq)
             at = (fifo.last_view, fifo.last_seq, (entry.packed,), 0, 0, int(Level.RECEIVED), 0)

@@ -44,6 +44,7 @@ from replicator.core.views import Member, View
 from replicator.database import Database
 from replicator.errors import Divergence, UsageError
 from replicator.rows import Change
+from replicator.running import is_from_outside
 from replicator.schema import Tables
 from replicator.service import Service
 from replicator.values import pack_checked, unpack, unpack_wire
@@ -77,11 +78,13 @@ class Local(Generic[S]):
         self.now_ms = now_ms
         self._failure: BaseException | None = None  # what the last handler raised
         self._diverged = ""  # what differed, once something has
+        self._is_running = False  # a handler; it stays so if that was interrupted
         self._elapsed_ms = 1_000
         self._random = random.Random(seed)
         self._rules = rules or Rules()
         me = Member("local", "00000001")
         self._replica = Replica(service(), me, "local", self._rules, seed=seed)
+        self._replica.state.executor.passes_on = is_from_outside
         self._twin: _Twin | None = None
         self._answers: dict[int, Callable[[Answer], None]] = {}
         self._tokens = 0
@@ -115,6 +118,10 @@ class Local(Generic[S]):
         """Do one message; *on_answer* is called before this returns."""
         if self._diverged:
             raise Divergence(f"the two copies differ already, make another Local: {self._diverged}")
+        if self._is_running:
+            raise UsageError(
+                "a handler was interrupted here, and its message neither done nor dropped: make another Local"
+            )
         self._tokens += 1
         self._answers[self._tokens] = on_answer
         self._tick()
@@ -140,12 +147,16 @@ class Local(Generic[S]):
         while queue:
             effect = queue.popleft()
             if type(effect) is Execute:
+                self._is_running = True
                 outcome = self._replica.execute(effect)
                 self._failure = outcome.failure
                 self._compare(effect.entry, outcome)
+                self._is_running = False
                 queue.extend(self._replica.step(Executed(effect.entry, outcome)))
             elif type(effect) is ExecuteRead:
+                self._is_running = True
                 read = self._replica.execute_read(effect)
+                self._is_running = False
                 self._failure = read.failure
                 queue.extend(self._replica.step(ReadDone(effect, read)))
             elif type(effect) is Reply:
@@ -233,6 +244,7 @@ class _Twin:
         chance.shuffle(rows)
         self.database.commit([Change(index, key, pack_checked(key), row) for index, key, row in rows])
         self._executor = Executor(service(), self.database)
+        self._executor.passes_on = is_from_outside
 
     def execute(self, entry: Entry, first: Replica) -> Outcome:
         """Run the entry here, and take its changes."""

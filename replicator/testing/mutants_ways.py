@@ -1,8 +1,8 @@
-"""Own the planted bugs of the ways in: who is meant (V20), and messages that kill (V22). One list with those of mutants.py."""
+"""The planted bugs of who is meant (V20), of messages that kill (V22), and of nodes in a handler (V24)."""
 
 from __future__ import annotations
 
-from replicator.testing.planting import DOOR, LINKS, MEETING, ROUTING, SUSPECTS, WIRE, Edit, Mutant, one
+from replicator.testing.planting import BUSY, DOOR, LINKS, MEETING, ROUTING, SUSPECTS, WIRE, Edit, Mutant, one
 
 _ANYBODY = Edit(
     MEETING,
@@ -42,8 +42,8 @@ WAYS_MUTANTS: tuple[Mutant, ...] = (
         "V22",
         "deaths are not counted",
         SUSPECTS,
-        "                request.deaths += 1\n",
-        "                request.deaths += 0\n",
+        "                trail.deaths += 1\n",
+        "                trail.deaths += 0\n",
     ),
     one(
         "V22",
@@ -58,5 +58,26 @@ WAYS_MUTANTS: tuple[Mutant, ...] = (
         ROUTING,
         "if is_gone and not was_up and node.lost:",
         "if False:",
+    ),
+    one(
+        "V22",
+        "another request of the same message is another message",
+        SUSPECTS,
+        "            trail = self._trails.get(key)\n",
+        "            trail = None\n",
+    ),
+    one(
+        "V24",
+        "an active that is in a handler is silent",
+        BUSY,
+        "            self._backup.heard_ms = state.elapsed_ms\n",
+        "            pass\n",
+    ),
+    one(
+        "V24",
+        "a backup that is in a handler is silent",
+        BUSY,
+        "                peer.heard_ms = state.elapsed_ms\n",
+        "                pass\n",
     ),
 )

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 from replicator.core.state import Role
@@ -18,9 +20,10 @@ from replicator.core.views import Member, View
 from replicator.errors import UsageError
 from replicator.node.links import PARTITION
 from replicator.store.memory import MemoryStore
+from replicator.testing.busy import Long
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
-from replicator.testing.liars import Liar
+from replicator.testing.liars import HALTED_US, HALTS, Liar
 from replicator.testing.sim.foreign import Foreign
 from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
@@ -57,6 +60,7 @@ class Nemesis:
         self.is_over = False
         self._liar = Liar(cluster, self._later)
         self.kinds: Counter[str] = Counter()
+        self._beats = count(1)
         self.foreign: Foreign | None = None
         cluster.poison.may_kill = self.may_die
         self._calm: tuple[float, int] | None = None  # how often and how late messages come again when there is no echo
@@ -184,6 +188,14 @@ class Nemesis:
             process = self.cluster.processes[name]
             self.cluster.stop(name)
             self._later(fault, process.go_on)
+
+    def _long_handler(self, fault: Fault) -> None:
+        """A node is in a handler for so long: it takes and sends nothing, but beats beside."""
+        name = self.name(fault.target)
+        cluster = self.cluster
+        if name and cluster.processes[name].is_alive and not cluster.processes[name].is_stopped:
+            cluster.recorder.fault("long_handler", process=name, ms=fault.for_ms)
+            self._later(fault, Long(cluster, name, partial(next, self._beats)).end)
 
     def _starve(self, fault: Fault) -> None:
         name = self.name(fault.target)
@@ -452,6 +464,8 @@ class Nemesis:
         cluster.poison.mend()
         cluster.book.stale.clear()
         self._liar.end()
+        for at in range(1, HALTS + 1):
+            cluster.timeline.after_us(at * HALTED_US, self._liar.start_the_diverged)
         cluster.start_name_server()
         for name, process in list(cluster.processes.items()):
             process.lag_us = LAG_US

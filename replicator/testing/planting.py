@@ -32,6 +32,7 @@ CATCHUP, CHANGES, KEEPING, CLOCKS = (
     "replicator.core.clocks",
 )
 RECORDS = "replicator.core.records"
+BUSY = "replicator.core.busy"
 DOOR = "replicator.arbiter.server"
 RUNNING = "replicator.running"
 ROUTING, SUSPECTS = "distributor.routing", "distributor.suspects"

@@ -83,6 +83,38 @@ def test_v22_a_dying_process_that_takes_one_more_connection_is_asked_again() -> 
     assert world.statuses() == {"poison": Status.UNKNOWN}
 
 
+def test_v22_a_caller_who_waits_less_long_than_a_failover_takes_does_not_kill_all() -> None:
+    """His first try is given up before anybody knows that a node died of it; the next ones are the same message."""
+    world = Killing()
+    world.routing.look_around(world.now_ms)
+    world.step()
+    for number, node in enumerate("ab"):
+        world.routing.submit(f"try {number}", b"poison", 0, 0, world.now_ms + 100)
+        world.kill(world.next_call(node))
+        world.routing.expire(world.now_ms + 200)
+        world.step(200)
+    world.routing.submit("try 2", b"poison", 0, 0, world.now_ms + 1_000)
+    for _ in range(50):
+        world.step(20)
+    assert [call.node for call in world.calls] == ["a", "b"]
+    assert world.statuses() == dict.fromkeys(("try 0", "try 1", "try 2"), Status.UNKNOWN)
+    assert poison_ms(world.answers["try 2"]) is not None
+
+
+def test_v22_a_message_that_gets_through_is_no_suspect_any_more() -> None:
+    """A node died while it had it; another one answered it: a later death while it is repeated is the first that counts."""
+    world = Killing()
+    world.submit("innocent")
+    world.kill(world.next_call("a"))
+    world.answer(world.next_call("b"), done())
+    world.flush()
+    assert world.statuses() == {"innocent": Status.DONE}
+    world.routing.submit("repeat", b"innocent", 0, 0, world.now_ms + 10_000)
+    world.kill(world.next_call("b"))
+    call = world.next_call("c")
+    assert call.messages[0].deaths == 1
+
+
 def test_v22_suspects_travel_alone_so_that_innocents_go_on() -> None:
     """Of a batch, the second death names the culprit; what was beside it is done by the third node."""
     world = Killing()

@@ -66,7 +66,10 @@ def test_a_killed_active_returns_by_what_changed_and_takes_over_again(tmp_path: 
 @pytest.mark.timeout(90)
 def test_after_an_outage_of_all_nodes_everything_acknowledged_is_there(tmp_path: Path) -> None:
     """Mode durable: kill -9 of both in the middle of the load; they open again by themselves, and the callers go on."""
-    with deployment(tmp_path, ack="durable") as nodes:
+    # What was outstanding at both when they died is refused for `poison_ms`, which these callers would not outlast (V22).
+    timing = {**TIMING, "poison_ms": 2_000}
+    service = "tests.failover.service:Payments"
+    with Deployment(tmp_path, service=service, ack="durable", timing=timing) as nodes:
         tally = Tally()
         threads = start_callers(nodes.config_path, tally, callers=4, count=40)
         nodes.wait("the callers to be under way", lambda: tally.messages > 40, 30)

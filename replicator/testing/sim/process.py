@@ -126,6 +126,8 @@ class SimLoop:
             self._soon.popleft()()
         for callback in self._turn_end:
             callback()
+        if self.process.is_stopped:
+            return  # what it has to say leaves when it goes on
         flushes, self.flushes = self.flushes, []
         for flush in flushes:
             flush()

@@ -197,7 +197,7 @@ class Witness:
         if event == "halted" and "damage" in str(facts["reason"]) and not self._recorder.faults["damage"]:
             self._tell("S4", f"{name} cannot use what it had written itself: {facts['reason']}")
         if event == "diverged" and self._nodes[name].is_bent(facts["seq"]):
-            at = (name, int(facts["seq"]), str(facts["txn"]))
+            at = (self._nodes[name].me.incarnation, int(facts["seq"]), str(facts["txn"]))
             if at in self._bent:
                 self._tell("R1", f"{name} was given entry {facts['seq']} again, at which it had diverged")
             self._bent.add(at)
