@@ -26,7 +26,7 @@ from replicator.config import Config
 from replicator.core.views import View
 from replicator.meeting import WHO, Identity, MetLink, Pin, answering
 from replicator.node.gateway import Gateway, Token
-from replicator.node.links import AddressBook
+from replicator.node.links import AddressBook, kept_until_it_fails
 from replicator.transport import SYSTEM, LinkLike, Platform, ServerLike
 from replicator.transport.platform import RequestLike
 from replicator.values import pack_wire
@@ -145,11 +145,7 @@ class DistributorProcess:
         config, node = self.config, self.config.nodes[name]
         fixed = (node.host, node.port) if node.port else None
         book = AddressBook(self.names, f"replicator.{config.database.name}.node.{name}", fixed)
-
-        def down(refused: bool) -> None:
-            book.forget()
-            on_down(refused)
-
+        up, down = kept_until_it_fails(book, on_up, on_down)
         return MetLink(
             self.platform,
             self.loop,
@@ -158,7 +154,7 @@ class DistributorProcess:
             self.pin,
             message_bytes_max=config.limits.frame_bytes_max,
             connect_ms=config.timing.connect_ms,
-            on_up=on_up,
+            on_up=up,
             on_down=down,
             keepalive_ms=config.timing.keepalive_ms,
             on_stranger=lambda problem: self._note("stranger", {"node": name, "problem": problem}),

@@ -91,6 +91,9 @@ class TimingConfig:
         10_000,
         "ms a handler may run; then it is ended, and fails. Nothing else is served meanwhile; no node is taken for dead",
     )
+    disk_ms: int = _key(
+        5_000, "ms a write for which replies wait may take; then the node leaves its place to another, if there is one"
+    )
     connect_ms: int = _key(500, "ms that making a connection may take")
     greeting_ms: int = _key(5_000, "ms a new connection may take to say what it wants; then it is closed")
     frame_ms: int = _key(
@@ -315,6 +318,7 @@ def _check(config: Config) -> None:
         for each in dataclasses.fields(values):
             demand(getattr(values, each.name) > 0, f"{section}.{each.name}", "must be greater than 0")
     demand(timing.heartbeat_ms * 3 <= timing.suspect_ms, "timing.suspect_ms", "must be at least 3 * heartbeat_ms")
+    demand(timing.suspect_ms <= timing.disk_ms, "timing.disk_ms", "must be at least suspect_ms")
     demand(timing.connect_ms <= timing.suspect_ms, "timing.connect_ms", "must be at most suspect_ms")
     for key in ("retain_ms", "retain_min_ms"):
         demand(timing.call_timeout_ms < getattr(timing, key), f"timing.{key}", "must be greater than call_timeout_ms")

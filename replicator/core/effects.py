@@ -251,9 +251,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Halt:
-    """Stop this node; it must not go on."""
+    """Stop this node; it must not go on. `may_pass`: started again later, it may, with nothing changed by a person."""
 
     reason: str
+    may_pass: bool = False
 
 
 Effect = Execute | ExecuteRead | Send | Reply | WriteView | Write | Propose | ReadView | Connect | Note | Halt

@@ -26,6 +26,8 @@ GATHER_MS = 25
 AGE_LOST_MS = 60_000
 
 
+#: How long the slowest write is told in the status.
+SLOWEST_KEPT_MS = 60_000
 #: Lives that a node may have between two in which it was in sync.
 LIVES_MAX = 256
 #: Transactions that are named one by one when a handler is missing.
@@ -40,6 +42,9 @@ class Keeper:
         self._writing: int | None = None  # up to where a `Write` is under way
         self._began_ms = -GATHER_MS  # the last batch
         self._age_ms = 0  # the passed time in it
+        self.took_ms = 0  # the last batch that is durable
+        self.slowest_ms = 0  # of those lately
+        self._slowest_at_ms = 0
         if state.rules.is_durable:
             state.changes.unsaved_from = 0
 
@@ -91,6 +96,10 @@ class Keeper:
         """A batch is durable."""
         assert written.seq == self._writing
         self._writing = None
+        now_ms = self.state.elapsed_ms
+        self.took_ms = now_ms - self._began_ms
+        if self.took_ms >= self.slowest_ms or now_ms - self._slowest_at_ms > SLOWEST_KEPT_MS:
+            self.slowest_ms, self._slowest_at_ms = self.took_ms, now_ms
         self.state.written_seq = written.seq
         self.state.is_life_written = True
 

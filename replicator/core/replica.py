@@ -13,6 +13,7 @@ from replicator.core.active import Active
 from replicator.core.backup import Backup
 from replicator.core.busy import BusyNodes
 from replicator.core.council import Council
+from replicator.core.disk import Disk
 from replicator.core.effects import (
     ArbiterLost,
     ClockConfirmed,
@@ -72,6 +73,7 @@ class Replica:
         self.backup = Backup(self.state)
         self.keeper = Keeper(self.state)
         self.council = Council(self.state, self.active, self.backup, self.keeper)
+        self.disk = Disk(self.state, self.keeper, self.active, self.backup)
         self.busy = BusyNodes(self.state, self.active, self.backup)
         council, backup = self.council, self.backup
         self._inputs: dict[type, Callable[[Any], None]] = {
@@ -137,6 +139,9 @@ class Replica:
         state = self.state
         state.tick(tick.now_ms, tick.elapsed_ms)
         self.council.on_tick()
+        self.disk.on_tick(is_awaited=self._awaits_disk())
+        if state.role is Role.BACKUP:
+            self.backup.ack_late()
         deadline_ms = state.transactions.next_deadline_ms
         if deadline_ms is not None and deadline_ms <= state.clocks.age_ms:
             self.active.put_deadlines()
@@ -200,6 +205,7 @@ class Replica:
 
     def _on_written(self, written: Written) -> None:
         self.keeper.on_written(written)
+        self.disk.on_written()
         if self.state.role in (
             Role.BACKUP,
             Role.OUTSIDE,
@@ -287,6 +293,7 @@ class Replica:
             "awaited": "" if self.active.awaited is None else self.active.awaited.name,
             "slowest_ack_ms": {name: peer.slowest_ms for name, peer in self.active.peers.items()},
             "busy": self.busy.status(),
+            "disk": self.disk.status(),
         }
 
     def check(self) -> None:

@@ -52,6 +52,7 @@ class Rules:
     heartbeat_ms: int = 200
     suspect_ms: int = 1_000
     handler_ms_max: int = 10_000
+    disk_ms: int = 5_000
     arbiter_read_ms: int = 2_000
     retain_ms: int = 600_000
     retain_min_ms: int = 120_000
@@ -171,12 +172,12 @@ class State:
         """Give a frame to a node."""
         self.effects.append(Send(node, frame))
 
-    def halt(self, reason: str) -> None:
-        """Stop this node for good."""
+    def halt(self, reason: str, *, may_pass: bool = False) -> None:
+        """Stop this node for good, or (*may_pass*) until it is started again."""
         if self.role is not Role.HALTED:
             self.role = Role.HALTED
             self.note("halted", reason=reason)
-            self.effects.append(Halt(reason))
+            self.effects.append(Halt(reason, may_pass))
 
     def commit(self, entry: Entry, outcome: Outcome) -> None:
         """Make an outcome part of the state: rows, transaction, remembered reply, header time. O(changes)."""

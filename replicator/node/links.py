@@ -57,6 +57,31 @@ class AddressBook:
         self._cached = None
 
 
+def kept_until_it_fails(
+    book: AddressBook, on_up: Callable[[str], None], on_down: Callable[[bool], None]
+) -> tuple[Callable[[str], None], Callable[[bool], None]]:
+    """Wrap the callbacks of a link so that an address is forgotten once no connection can be made there.
+
+    Not when a connection breaks: that nobody listens there any more is how a death is known (V22), also when the name server
+    knows nothing of the node.
+    """
+    was_up = False
+
+    def up(life: str) -> None:
+        nonlocal was_up
+        was_up = True
+        on_up(life)
+
+    def down(refused: bool) -> None:
+        nonlocal was_up
+        if not was_up:
+            book.forget()
+        was_up = False
+        on_down(refused)
+
+    return up, down
+
+
 class NodeLinks:
     """Links to all other nodes of the configuration."""
 

@@ -74,6 +74,8 @@ COLLECT_OBJECTS_MIN = 4_000
 COLLECT_WITHIN_TURN = 100_000
 #: At SIGTERM: how long held replies may still leave.
 LAST_REPLIES_MS = 1_000
+#: How long a node that has halted waits for the write that is under way.
+HALTED_CLOSE_S = 2.0
 
 
 class Node:
@@ -283,7 +285,7 @@ class Node:
         self.names.close()
         self.server.close()
         if self.writer is not None:
-            self.writer.close()
+            self.writer.close(within_s=HALTED_CLOSE_S if self.halted_because else None)
         self.deadlines.close()
         self.folder.close()
         self.loop.close()
@@ -330,6 +332,7 @@ class Node:
     def _perform_halt(self, effect: Halt) -> None:
         if not self.halted_because:
             self.halted_because = effect.reason
+            self._may_start_again |= effect.may_pass
             self._stepper.is_halted = True
             if self.replica is not None:
                 self.replica.state.role = Role.HALTED

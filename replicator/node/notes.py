@@ -80,6 +80,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "the deadline of transaction {txn} fails: {deaths} lives of this node ended while its handler {handler} ran, which is "
         "not run again; its transaction is over, and what the handler should have done is left to a person",
     ),
+    "disk_hangs": (
+        "ERROR",
+        "the disk has not finished a write for {ms} ms: another node goes on if there is one; if this one is alone, replies wait "
+        "for it, and what it holds may be the only copy: do not end it",
+    ),
+    "slow_disk": ("WARNING", "the disk took {ms} ms for a write"),
     "busy": ("WARNING", "node {node} is in handler {handler} since {ms} ms: it is busy, and not dead"),
     "handler_too_long": (
         "ERROR",
@@ -124,6 +130,8 @@ class _Written:
 ARBITER_SLOW_MS = 2_000
 #: An answer of a backup that took longer is worth one, too: callers waited for it.
 SLOW_ACK_MS = 200
+#: A write of the disk that takes longer is, too.
+DISK_SLOW_MS = 200
 
 
 class Notes:
@@ -190,7 +198,13 @@ def says(status: Mapping[str, Any]) -> str:
         return f"{sentence}; {status['arbiter_problem']}"
     if status.get("arbiter_silent"):
         return f"{sentence}; the arbiter has not answered for {status['arbiter_ms'] // 1000} s"
-    return sentence
+    return sentence + _disk_says(status["disk"])
+
+
+def _disk_says(disk: Mapping[str, int]) -> str:
+    if disk["waiting_ms"] >= DISK_SLOW_MS:
+        return f"; its disk has not finished a write for {disk['waiting_ms']} ms"
+    return f"; its disk took up to {disk['slowest_ms']} ms for a write" if disk["slowest_ms"] >= DISK_SLOW_MS else ""
 
 
 def _role_says(status: Mapping[str, Any]) -> str:
@@ -215,13 +229,14 @@ def _role_says(status: Mapping[str, Any]) -> str:
         return f"in step with {status['active']}"
     if role == "opening":
         return "promoted: brings all level before it opens"
-    if role == "diverged" and status["active"] == status["node"]:
-        return (
-            "the record makes this node the active, and its outcome of a message differed from the former active's: it does not "
-            "open by itself. Start it again: then the one that holds the most opens"
-        )
     if role == "diverged":
-        return "stopped acking: its outcome of a message differed from the active's"
+        own = "stopped acking: its outcome of a message differed from the active's"
+        if status["active"] in status["linked"]:
+            return own
+        return (
+            f"{own}, which is not there: if no other node serves, start this one again, and those that were in sync with it: "
+            "then the one that holds the most opens"
+        )
     if role == "halted":
         return "halted"
     if status["catching_up"]:

@@ -16,6 +16,7 @@ def rules_of(config: Config) -> Rules:
         heartbeat_ms=timing.heartbeat_ms,
         suspect_ms=timing.suspect_ms,
         handler_ms_max=timing.handler_ms_max,
+        disk_ms=timing.disk_ms,
         arbiter_read_ms=timing.arbiter_read_ms,
         retain_ms=timing.retain_ms,
         retain_min_ms=timing.retain_min_ms,

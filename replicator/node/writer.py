@@ -27,8 +27,8 @@ class WriterLike(Protocol):
     def write(self, batch: Batch) -> None:
         """Store a batch; the seq is told when it is durable."""
 
-    def close(self) -> None:
-        """Finish what was given, and give the files back."""
+    def close(self, *, within_s: float | None = None) -> None:
+        """Finish what was given, and give the files back; of a node that halts, within so many seconds."""
 
 
 class StoreWriter:
@@ -67,8 +67,9 @@ class StoreWriter:
                 return
             self._hand_over(lambda seq=batch.position.seq: self._done(seq))  # type: ignore[misc]
 
-    def close(self) -> None:
-        """Finish what was given, and close the store."""
+    def close(self, *, within_s: float | None = None) -> None:
+        """Finish what was given, and close the store; a disk that hangs is left alone after *within_s*."""
         self._batches.put(None)
-        self._thread.join()
-        self._store.close()
+        self._thread.join(within_s)
+        if not self._thread.is_alive():
+            self._store.close()

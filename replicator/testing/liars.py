@@ -110,15 +110,18 @@ class Liar:
                 cluster.restart(name)
 
     def start_the_diverged(self) -> None:
-        """A person starts again the active by the record that has diverged: it opens nothing by itself (R5)."""
+        """A person starts again who has diverged, and whoever is to come back with it, where nobody serves (R5)."""
         cluster = self.cluster
-        for name, node in cluster.nodes.items():
-            state = None if node.replica is None else node.replica.state
-            if state is None or state.role is not Role.DIVERGED or state.view is None or state.view.active != node.me:
-                continue
-            if cluster.processes[name].is_alive:
+        living = [name for name in cluster.living() if cluster.nodes[name].replica is not None]
+        roles = {name: cluster.nodes[name].replica.state.role for name in living}  # type: ignore[union-attr]
+        if Role.DIVERGED not in roles.values() or {Role.ACTIVE, Role.OPENING} & set(roles.values()):
+            return
+        for name, role in roles.items():
+            if role is Role.DIVERGED:
                 cluster.crash(name)
-                cluster.restart(name)
+        for member in cluster.record.in_sync:
+            if not cluster.processes[member.name].is_alive:
+                cluster.restart(member.name)
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class Liar:
                 Kind.MESSAGE,
                 message,
             )
-            entry = Entry(*header, age_ms=state.clocks.header_age_ms)
+            entry = Entry(*header, age_ms=max(state.clocks.header_age_ms, state.clocks.age_ms))
             entry.seal(replica.execute(Execute(entry)).digest)
             cluster.recorder.fault("foreign_entry", process=name, seq=entry.seq)
             at = (fifo.last_view, fifo.last_seq, (entry.packed,), 0, 0, int(Level.RECEIVED), 0)

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from itertools import count
 from typing import Any
 
 from replicator.core.state import Role
@@ -20,14 +18,13 @@ from replicator.core.views import Member, View
 from replicator.errors import UsageError
 from replicator.node.links import PARTITION
 from replicator.store.memory import MemoryStore
-from replicator.testing.busy import Long
 from replicator.testing.cluster import Cluster
 from replicator.testing.faults import Fault
 from replicator.testing.liars import HALTED_US, HALTS, Liar
 from replicator.testing.sim.foreign import Foreign
 from replicator.testing.sim.node import WRITE_US
 from replicator.testing.sim.process import LAG_US
-from replicator.wire import DEATHS_MAX
+from replicator.testing.strains import Strains
 
 #: How long a starved process takes to get to what has arrived: microseconds.
 STARVED_US = (1_000, 80_000)
@@ -37,8 +34,6 @@ ECHO_PART = 0.7
 ECHO_MS = 200
 #: A life of a member's that never was.
 STRANGER = Member("a", "00000000.stranger")
-#: How long a slow disk takes for a batch: microseconds, at least and at most. A fault that lasts longer may hold it as long.
-SLOW_WRITE_US = (20_000, 600_000)
 
 
 class _Unheard:
@@ -59,8 +54,8 @@ class Nemesis:
         self.clients = clients
         self.is_over = False
         self._liar = Liar(cluster, self._later)
+        self._strains = Strains(cluster, self.name, self._later)
         self.kinds: Counter[str] = Counter()
-        self._beats = count(1)
         self.foreign: Foreign | None = None
         cluster.poison.may_kill = self.may_die
         self._calm: tuple[float, int] | None = None  # how often and how late messages come again when there is no echo
@@ -80,7 +75,7 @@ class Nemesis:
         if not self.is_over:
             self.kinds[fault.kind] += 1
             own = getattr(self, f"_{fault.kind}", None)
-            (own or getattr(self._liar, fault.kind))(fault)
+            (own or getattr(self._strains, fault.kind, None) or getattr(self._liar, fault.kind))(fault)
 
     def _is_doubtful(self, without: str = "") -> bool:
         """Whether some node is on its way back from a bad disk: until it is in sync nobody else may die."""
@@ -189,14 +184,6 @@ class Nemesis:
             self.cluster.stop(name)
             self._later(fault, process.go_on)
 
-    def _long_handler(self, fault: Fault) -> None:
-        """A node is in a handler for so long: it takes and sends nothing, but beats beside."""
-        name = self.name(fault.target)
-        cluster = self.cluster
-        if name and cluster.processes[name].is_alive and not cluster.processes[name].is_stopped:
-            cluster.recorder.fault("long_handler", process=name, ms=fault.for_ms)
-            self._later(fault, Long(cluster, name, partial(next, self._beats)).end)
-
     def _starve(self, fault: Fault) -> None:
         name = self.name(fault.target)
         if name:
@@ -279,14 +266,6 @@ class Nemesis:
         cluster.disks[name].store = MemoryStore()
         self._back(name)
 
-    def _slow_disk(self, fault: Fault) -> None:
-        name = self.name(fault.target)
-        if name in self.cluster.disks:
-            self.cluster.recorder.fault("slow_disk", process=name, ms=fault.for_ms)
-            disk = self.cluster.disks[name]
-            disk.write_us = (SLOW_WRITE_US[0], max(SLOW_WRITE_US[1], fault.for_ms * 1_000))
-            self._later(fault, lambda: setattr(disk, "write_us", WRITE_US))
-
     def _client_crash(self, fault: Fault) -> None:
         name = self.name("client")
         if name and len([each for each in self.clients if self.cluster.processes[each].is_alive]) > 1:
@@ -368,15 +347,6 @@ class Nemesis:
             self.cluster.book.stale.pop(entry, None)
 
         self._later(fault, end)
-
-    def _poison(self, fault: Fault) -> None:
-        """The next message kills whichever node executes it, until the faults end: then its handler is mended."""
-        self.cluster.poison.arm()
-
-    def _deadly_deadline(self, fault: Fault) -> None:
-        """The next deadline's handler kills each node that runs it as the active, until the faults end."""
-        self.cluster.poison.deadline_kills_max = DEATHS_MAX - 1
-        self.cluster.poison.arm_deadline()
 
     def _names_away(self, fault: Fault) -> None:
         self.cluster.stop_name_server()

@@ -15,7 +15,7 @@ from replicator.core.messages import Answer, split_message
 from replicator.errors import UsageError
 from replicator.meeting import MetLink, Pin
 from replicator.node.gateway import Token
-from replicator.node.links import AddressBook
+from replicator.node.links import AddressBook, kept_until_it_fails
 from replicator.service import Service
 from replicator.testing.history import Call
 from replicator.testing.sim.process import Process
@@ -75,11 +75,7 @@ class SimLane:
         book = AddressBook(
             way.platform.names(way.process.loop, "", 0, refresh_ms=10**9, connect_ms=0), self._targets[name], None
         )
-
-        def down(refused: bool) -> None:
-            book.forget()
-            on_down(refused)
-
+        up, down = kept_until_it_fails(book, on_up, on_down)
         return MetLink(
             way.platform,
             way.process.loop,
@@ -88,7 +84,7 @@ class SimLane:
             way.pin,
             message_bytes_max=way.config.limits.frame_bytes_max,
             connect_ms=way.config.timing.connect_ms,
-            on_up=on_up,
+            on_up=up,
             on_down=down,
             on_stranger=lambda problem: None,
         )

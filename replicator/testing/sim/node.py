@@ -34,6 +34,8 @@ from replicator.wire import FLAG_STALE, Answer, Outgoing
 
 #: How long a batch takes to become durable: microseconds, at least and at most.
 WRITE_US = (150, 3_000)
+#: How often a write on a disk that hangs is tried.
+HANG_LOOK_S = 0.02
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class Disk:
     write_us: tuple[int, int] = WRITE_US  # how long a batch takes to become durable
     schema: tuple[str, ...] = ()  # of what it holds
     marks: bytes = b""  # of the deadline that runs
+    hangs: bool = False  # writes are not done while it does
 
 
 class SimMarks(MarksFile):
@@ -138,7 +141,10 @@ class SimWriter:
 
     def _later(self, what: Callable[[], None]) -> None:
         us = self._process.random.randint(*self._disk.write_us)
-        self._process.loop.call_later(us / 2e6, what)
+        if self._disk.hangs:
+            self._process.loop.call_later(HANG_LOOK_S, lambda: self._later(what))
+        else:
+            self._process.loop.call_later(us / 2e6, what)
 
     def _land(self, batch: Batch) -> None:
         if self._disk.fails():
@@ -152,7 +158,7 @@ class SimWriter:
             )
         self._later(lambda: self._done(batch.position.seq))
 
-    def close(self) -> None:
+    def close(self, *, within_s: float | None = None) -> None:
         """Nothing to give back."""
 
 
