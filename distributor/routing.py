@@ -35,7 +35,7 @@ from collections.abc import Iterable, Sequence
 
 from distributor.effects import Call, Complete, Connect, Drop, Effect, Note
 from distributor.known import KnownView
-from distributor.states import LinkState, NodeState, Request, RoutingRules
+from distributor.states import PROBE_SILENCE_PART, LinkState, NodeState, Request, RoutingRules
 from distributor.suspects import Suspects
 from replicator.core.messages import Answer, Facts, Status
 from replicator.errors import UsageError
@@ -50,8 +50,6 @@ REST_MS_MAX = 100
 REST_NOT_ACTIVE_MS_MAX = 20
 #: A silent node rests for this part of the silence it cost, since each try of it may cost as much again.
 SILENT_REST_PART = 4
-#: A node that need not be the active answers at once; it is given this part of the silence granted to the active.
-PROBE_SILENCE_PART = 4
 #: After a lost call the next ones carry 1, 8, 64, ... messages: one that breaks the link must not take others with it.
 GROWTH_AFTER_LOSS = 8
 #: Said with Overloaded when the distributor itself is full.
@@ -156,6 +154,8 @@ class Routing:
             self._drop(node, now_ms, f"sent {len(answers)} answers to {len(requests)} messages")
             return
         node.outstanding = None
+        if now_ms - node.since_ms < self._rules.silence_ms // PROBE_SILENCE_PART:
+            node.patience = 0
         if self._aim is node:
             self._aim = None
         back: list[Request] = []
@@ -225,7 +225,7 @@ class Routing:
         if self.suspects.to_judge:
             self._refuse_poison(now_ms)
         for node in self._nodes.values():
-            if node.outstanding is not None and now_ms - node.since_ms >= self._silence_ms(node):
+            if node.outstanding is not None and now_ms - node.since_ms >= node.silence_ms(self._rules.silence_ms):
                 self._drop(node, now_ms, f"silent for {now_ms - node.since_ms} ms")
             elif node.lost and node.fate_asks_left and node.link is LinkState.DOWN:
                 node.fate_asks_left -= 1
@@ -246,7 +246,7 @@ class Routing:
         is_waiting = bool(self._stale) or (bool(self._ordered) and self._aim is None)
         for node in self._nodes.values():
             if node.outstanding is not None:
-                wake_ms = min(wake_ms, node.since_ms + self._silence_ms(node))
+                wake_ms = min(wake_ms, node.since_ms + node.silence_ms(self._rules.silence_ms))
             elif is_waiting and node.rest_until_ms > now_ms:
                 wake_ms = min(wake_ms, node.rest_until_ms)
         return wake_ms
@@ -351,11 +351,8 @@ class Routing:
         node.call += 1
         node.outstanding = batch
         node.since_ms = now_ms
-        self._effects.append(Call(node.name, node.call, outgoing, self._silence_ms(node)))
+        self._effects.append(Call(node.name, node.call, outgoing, node.silence_ms(self._rules.silence_ms)))
         return True
-
-    def _silence_ms(self, node: NodeState) -> int:
-        return max(1, self._rules.silence_ms // PROBE_SILENCE_PART) if node.is_probe else self._rules.silence_ms
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
@@ -369,6 +366,8 @@ class Routing:
         was_waited_for = node.outstanding is not None or node.link is LinkState.CONNECTING
         cost_ms = now_ms - node.since_ms if was_waited_for else 0
         if node.outstanding is not None:
+            if 2 * cost_ms > node.silence_ms(self._rules.silence_ms):
+                node.patience += 1
             node.entries_max = 1
             if self._rules.are_nodes:
                 self.suspects.lose(node, node.outstanding, is_broken=is_broken)

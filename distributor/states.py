@@ -78,6 +78,12 @@ class Request:
         return self.told_deaths if self.trail is None else self.trail.deaths
 
 
+#: A node that may not be the active is waited for this part of the silence allowed.
+PROBE_SILENCE_PART = 4
+#: A silent node is waited for twice as long each time, up to so many times.
+PATIENCE_MAX = 6
+
+
 class LinkState(Enum):
     """A node's link as the driver last reported it."""
 
@@ -99,6 +105,7 @@ class NodeState:
         "lost",
         "name",
         "outstanding",
+        "patience",
         "rest_ms",
         "rest_until_ms",
         "since_ms",
@@ -111,9 +118,17 @@ class NodeState:
         self.call = 0  # number of the last call
         self.since_ms = 0  # when the outstanding call, or the connecting, began
         self.is_probe = False
+        self.patience = 0  # how often in a row it was silent: each time it is waited for twice as long
         self.rest_ms = 0  # the last rest, doubled next time; 0 after a good answer
         self.rest_until_ms = 0
         self.entries_max = entries_max
         self.life = ""  # of the process that the link leads to, or led to last
         self.lost: list[Trail] = []  # was outstanding when the link to that life was lost
         self.fate_asks_left = 0  # how often it is connected to at once, to learn whether it died
+
+    def silence_ms(self, base_ms: int) -> int:
+        """Return how long its answer is waited for; of one that may not be the active less, and longer each time in vain.
+
+        It may be in a handler, which is started anew by each repeat of a query; whoever is gone takes no connection.
+        """
+        return max(1, base_ms // PROBE_SILENCE_PART if self.is_probe else base_ms) << min(self.patience, PATIENCE_MAX)

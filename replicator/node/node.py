@@ -204,6 +204,7 @@ class Node:
             self.me,
             lambda: self.replica,
             self.links.known,
+            turn_began_s=lambda: self.loop.now_s,
             heartbeat_ms=self.config.timing.heartbeat_ms,
             handler_ms_max=self.config.timing.handler_ms_max,
             on_too_long=lambda handler, ms: self.notes.take("handler_too_long", {"handler": handler, "ms": ms}),

@@ -89,8 +89,9 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "busy": ("WARNING", "node {node} is in handler {handler} since {ms} ms: it is busy, and not dead"),
     "handler_too_long": (
         "ERROR",
-        "handler {handler} has run for {ms} ms, longer than handler_ms_max, and is ended: its message fails. If it is said "
-        "again, the handler cannot be ended: this node serves nobody until it is killed",
+        "handler {handler} has run for {ms} ms, longer than handler_ms_max, and is ended: on the active its message fails; a "
+        "backup then differs, and comes back. If it is said again, the handler cannot be ended: this node serves nobody until it "
+        "is killed",
     ),
     "halted": ("ERROR", "halts: {reason}"),
     "stranger": (

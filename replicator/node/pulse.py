@@ -53,13 +53,17 @@ class Pulse:
         replica: Callable[[], Replica | None],
         peers: Mapping[str, WhereIs],
         *,
+        turn_began_s: Callable[[], float],
         heartbeat_ms: int,
         handler_ms_max: int,
         on_too_long: Callable[[str, int], None],
     ) -> None:
-        """*on_too_long* is told the handler's name and its ms, from the thread, each time that a handler is ended."""
+        """*turn_began_s*: since when the loop is in its present turn (monotonic), in which it may run many handlers.
+
+        *on_too_long* is told the handler's name and its ms, from the thread, each time that a handler is ended."""
         self._me = me
         self._replica = replica
+        self._turn_began_s = turn_began_s
         self._heartbeat_s = heartbeat_ms / 1000
         self._handler_s = handler_ms_max / 1000
         self._on_too_long = on_too_long
@@ -104,16 +108,18 @@ class Pulse:
             if caller is None:
                 continue
             function = caller.function
-            if function is None or caller.serial != serial:
-                serial, since_s = caller.serial, now_s
-                beat_s, end_s = now_s + self._heartbeat_s, now_s + self._patience_s()
-                continue
+            is_another = caller.serial != serial
+            if is_another or function is None:
+                since_s, end_s = now_s, now_s + self._patience_s()
+            serial = caller.serial
+            if function is None and not is_another:
+                continue  # it rests, or hangs somewhere else
             name = getattr(function, "__name__", "?")
             ran_ms = round((now_s - since_s) * 1000)
-            if now_s >= beat_s:
+            if now_s >= beat_s and now_s - self._turn_began_s() >= self._heartbeat_s:
                 beat_s = now_s + self._heartbeat_s
                 self._beat(str(name), ran_ms)
-            if now_s >= end_s:
+            if function is not None and now_s >= end_s:
                 end_s = now_s + AGAIN_S
                 self._end(caller, serial, str(name), ran_ms)
 
