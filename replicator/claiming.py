@@ -4,6 +4,9 @@ What stands there may be left of a dead process whose port a stranger has by now
 has that name writes it again every `name_refresh_ms`. So a name is written once, and left alone for two such times: only if
 it still stands for this process then, it is kept up. If a stranger has written it meanwhile, it is the stranger's: this
 process says so, cannot be found by its name, and looks again later.
+
+A process of the same node of the same database that lives is a twin, started twice, perhaps on another host with a folder of
+its own: whoever has not held the name yet must not run.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ class Claim:
         again_ms: int,
         connect_ms: int,
         on_taken: Callable[[str], None],
+        life: str = "",
+        on_twin: Callable[[str], None] | None = None,
     ) -> None:
+        """*life*: what `who` says of this process, its node's name first; *on_twin* is told of another one of that name."""
         self._platform = platform
         self._loop = loop
         self._names = names
@@ -43,11 +49,14 @@ class Claim:
         self._again_s = again_ms / 1000
         self._connect_ms = connect_ms
         self._on_taken = on_taken
+        self._life = life
+        self._on_twin = on_twin
         self._problem = ""
         self._link: LinkLike | None = None
         self._is_proved = False  # written once, and left alone since
+        self._has_written = False
         self._is_closed = False
-        self._take()
+        self._look()  # before it is written: a living process of this very name must not be robbed of it
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -79,6 +88,7 @@ class Claim:
             self._ask_holder(object_id, held)
 
     def _write(self) -> None:
+        self._has_written = True
         self._names.register(self._name, self._uri)
 
     def _take(self) -> None:
@@ -125,8 +135,16 @@ class Claim:
         if type(answer) is not tuple or len(answer) != 3 or answer[0] != self._pin.database:
             self._take()  # whoever that is, it does not write this name
             return
+        if answer[1] == self._pin.database_id and self._is_twin(answer[2]):
+            assert self._on_twin is not None
+            self._on_twin(f"another process is {self._name} of this database, and answers: {answer[2]}")
+            return
         if answer[1] == self._pin.database_id:
             self._write()  # one of ours
+            self._loop.call_later(self._again_s, self._look)
+            return
+        if not self._has_written and self._pin.database_id:  # an entry may be old: whoever lives and has the name writes it again
+            self._take()
             return
         self._is_proved = False
         self._names.leave_alone(self._name)
@@ -136,6 +154,12 @@ class Claim:
                 self._problem = problem
                 self._on_taken(problem)
         self._loop.call_later(self._again_s, self._look)
+
+    def _is_twin(self, life: object) -> bool:
+        """Whether this is another process of the same node, and not the later one of the two: who has held the name stays."""
+        if self._on_twin is None or self._is_proved or type(life) is not str or life == self._life:
+            return False
+        return life.partition(" ")[0] == self._life.partition(" ")[0]
 
     def _hang_up(self) -> None:
         link, self._link = self._link, None

@@ -144,7 +144,7 @@ class Node:
 
     def who(self) -> Identity:
         """Say which database this node is of (V20)."""
-        return Identity(self.config.database.name, self.pin.database_id, self.me.incarnation)
+        return Identity(self.config.database.name, self.pin.database_id, f"{self.name} {self.me.incarnation}")
 
     def _serve(self) -> ServerLike:
         """Listen."""
@@ -182,6 +182,8 @@ class Node:
             again_ms=timing.name_refresh_ms,
             connect_ms=timing.connect_ms,
             on_taken=lambda problem: self.notes.take("name_taken", {"problem": problem}),
+            life=self.who().life,
+            on_twin=self._on_twin,
         )
 
     def _make_links(self) -> NodeLinks:
@@ -326,6 +328,9 @@ class Node:
         """Give the store a batch; `Written` follows."""
         assert self.writer is not None
         self.writer.write(effect.batch)
+
+    def _on_twin(self, problem: str) -> None:
+        self._perform_halt(Halt(f"{problem}. A node runs once: stop that one first"))
 
     def _on_deadline_given_up(self, txn_id: bytes, handler: str) -> None:
         self.notes.take("deadline_given_up", {"txn": shown_id(txn_id), "handler": handler, "deaths": DEATHS_MAX})

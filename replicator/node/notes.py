@@ -199,13 +199,14 @@ def says(status: Mapping[str, Any]) -> str:
         return f"{sentence}; {status['arbiter_problem']}"
     if status.get("arbiter_silent"):
         return f"{sentence}; the arbiter has not answered for {status['arbiter_ms'] // 1000} s"
-    return sentence + _disk_says(status["disk"])
+    return sentence + _disk_says(status.get("disk", {}))
 
 
 def _disk_says(disk: Mapping[str, int]) -> str:
-    if disk["waiting_ms"] >= DISK_SLOW_MS:
+    if disk.get("waiting_ms", 0) >= DISK_SLOW_MS:
         return f"; its disk has not finished a write for {disk['waiting_ms']} ms"
-    return f"; its disk took up to {disk['slowest_ms']} ms for a write" if disk["slowest_ms"] >= DISK_SLOW_MS else ""
+    slowest_ms = disk.get("slowest_ms", 0)
+    return f"; its disk took up to {slowest_ms} ms for a write" if slowest_ms >= DISK_SLOW_MS else ""
 
 
 def _role_says(status: Mapping[str, Any]) -> str:

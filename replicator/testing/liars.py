@@ -106,7 +106,8 @@ class Liar:
         """A person starts again whoever has halted."""
         cluster = self.cluster
         for name, node in cluster.nodes.items():
-            if not cluster.processes[name].is_alive and "same number" in node.halted_because:
+            because = node.halted_because
+            if not cluster.processes[name].is_alive and ("same number" in because or "cannot follow" in because):
                 cluster.restart(name)
 
     def start_the_diverged(self) -> None:
