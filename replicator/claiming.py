@@ -143,7 +143,9 @@ class Claim:
             self._write()  # one of ours
             self._loop.call_later(self._again_s, self._look)
             return
-        if not self._has_written and self._pin.database_id:  # an entry may be old: whoever lives and has the name writes it again
+        if (
+            not self._has_written and self._pin.database_id
+        ):  # an entry may be old: whoever lives and has the name writes it again
             self._take()
             return
         self._is_proved = False

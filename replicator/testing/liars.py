@@ -190,6 +190,8 @@ class Liar:
             state = None if replica is None else replica.state
             if state is None or state.role is not Role.BACKUP or state.fifo.executed_seq != state.fifo.last_seq:
                 continue
+            if not any(cluster.record.has(cluster.nodes[other].me) for other in cluster.living() if other != name):
+                continue  # one that has diverged opens nothing, and there would be nobody else (R5)
             view, fifo = state.view, state.fifo
             assert view is not None
             assert view.active is not None

@@ -451,4 +451,5 @@ class Nemesis:
             cluster.restart(name)
         for disk in cluster.disks.values():
             disk.fails = lambda: False
+            disk.hangs = False
             disk.write_us = WRITE_US
