@@ -10,9 +10,14 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from loguru import logger
+
 from replicator.core.persistence import Batch, Restored
 from replicator.errors import StorageError, StorageUnavailable
 from replicator.store import Store
+
+#: A log of the store that is longer than this is worth a word.
+LOG_BYTES_TOLD = 64 << 20
 
 Done = Callable[[int], None]
 Failed = Callable[[StorageError], None]
@@ -41,6 +46,8 @@ class StoreWriter:
         self._hand_over = hand_over
         self._done = done
         self._failed = failed
+        self.log_bytes = 0
+        self._log_bytes_told = LOG_BYTES_TOLD
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
@@ -66,6 +73,20 @@ class StoreWriter:
                 self._hand_over(lambda problem=problem: self._failed(problem))  # type: ignore[misc]
                 return
             self._hand_over(lambda seq=batch.position.seq: self._done(seq))  # type: ignore[misc]
+            self._look_at_log()
+
+    def _look_at_log(self) -> None:
+        """Say it when the store's log has grown far beyond what it is cut down to: somebody reads the file for long."""
+        self.log_bytes = self._store.log_bytes()
+        if self.log_bytes < LOG_BYTES_TOLD:
+            self._log_bytes_told = LOG_BYTES_TOLD
+        elif self.log_bytes >= self._log_bytes_told:
+            self._log_bytes_told = 2 * self.log_bytes
+            logger.warning(
+                "the store's log has {size} MB, and grows while somebody holds its file open for reading (a sqlite3 shell in a "
+                "transaction, a backup); it shrinks by itself when that ends",
+                size=self.log_bytes >> 20,
+            )
 
     def close(self, *, within_s: float | None = None) -> None:
         """Finish what was given, and close the store; a disk that hangs is left alone after *within_s*."""

@@ -20,5 +20,8 @@ class Store(Protocol):
     def write(self, batch: Batch) -> None:
         """Store a batch durably, whole or not at all. Raises StorageError: the node must halt then."""
 
+    def log_bytes(self) -> int:
+        """Return the size of what was written and is not yet in its place; 0 if there is no such thing."""
+
     def close(self) -> None:
         """Give the files back."""

@@ -73,5 +73,9 @@ class MemoryStore:
         self._rows[key] = self._rows[key]._replace(row=row[:at] + bytes([row[at] ^ 0x10]) + row[at + 1 :])
         return True
 
+    def log_bytes(self) -> int:
+        """There is no log."""
+        return 0
+
     def close(self) -> None:
         """Nothing to give back."""

@@ -12,6 +12,7 @@ store for good: what the disk holds then is not known (RELIABILITY.md, pitfall 1
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -26,6 +27,10 @@ from replicator.store.wal import check_wal
 FORMAT = "replicator 2"
 #: Pages of the write-ahead log after which SQLite moves them into the file: 16 MiB, seldom enough to stay off most commits.
 CHECKPOINT_PAGES = 4_096
+#: The log is cut down to this when it begins anew, however long it grew while somebody read the file.
+LOG_BYTES_KEPT = 32 << 20
+#: A copy of a file that was removed under us is named so, beside the folder.
+RESCUED = "rescued"
 #: Rows of one statement of a batch. Around each statement the interpreter's lock is given up and taken again: done for every
 #: row, a loop that is busy on the other thread makes a batch slow, and is held up by it.
 ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -130,6 +135,10 @@ class SqliteStore:
         execute("CREATE INDEX IF NOT EXISTS gone_seq ON gone(seq)")
         self._connection.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", wanted.items())
         execute("COMMIT")
+        # A log that a power failure has torn must not be written on: the next one would tear it twice, which is damage.
+        execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        execute(f"PRAGMA journal_size_limit={LOG_BYTES_KEPT}")
+        self._inode = self.path.stat().st_ino
 
     def load(self) -> Restored | None:
         """Return what is stored, or None if nothing ever was. Raises CorruptRecord, StorageError."""
@@ -178,11 +187,40 @@ class SqliteStore:
         """Store a batch in one transaction, fsynced. Raises StorageError, and ever after: the node must halt."""
         if self._failed:
             raise StorageUnavailable(f"{self.path} failed before ({self._failed}): start the node again")
+        self._refuse_another_file()
         try:
             self._write(batch)
         except sqlite3.Error as error:
             self._failed = str(error)
             raise _kind(error)(f"{self.path} cannot be written: {error}") from error
+
+    def _refuse_another_file(self) -> None:
+        """Raise StorageError if the file at our path is not the one that is open: what is written has no name, and would be gone.
+
+        What is open is copied beside the folder first: it may be the only copy.
+        """
+        try:
+            is_ours = self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_ours = False
+        if is_ours:
+            return
+        self._failed = "it was removed or exchanged"
+        folder = self.path.parent.absolute()
+        copy = folder.with_name(f"{folder.name}.{RESCUED}-{time.time_ns()}.sqlite")
+        try:
+            self._connection.execute("VACUUM INTO ?", (str(copy),))
+            kept = f"what it held is in {copy}"
+        except sqlite3.Error as error:
+            kept = f"what it held could not be copied: {error}"
+        raise StorageError(f"{self.path} was removed, or another file put in its place, while this node ran; {kept}")
+
+    def log_bytes(self) -> int:
+        """Return the size of SQLite's log; 0 if there is none."""
+        try:
+            return Path(f"{self.path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _write(self, batch: Batch) -> None:
         connection = self._connection

@@ -26,6 +26,9 @@ class BadStore:
     def write(self, batch: Batch) -> None:
         raise self.error
 
+    def log_bytes(self) -> int:
+        return 0
+
     def close(self) -> None:
         pass
 

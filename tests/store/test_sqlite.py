@@ -16,7 +16,7 @@ import pytest
 from replicator.core.persistence import Batch, StoredRow
 from replicator.errors import CorruptRecord, SchemaMismatch, StorageError
 from replicator.node.folder import DataFolder
-from replicator.store.sqlite import SqliteStore
+from replicator.store.sqlite import LOG_BYTES_KEPT, SqliteStore
 from tests.store.bad_fsync import why_not
 from tests.store.test_contract import TABLES, loaded, position
 
@@ -177,6 +177,75 @@ def test_a_transaction_that_a_crash_has_cut_off_is_not_damage(tmp_path: Path) ->
     store = store_at(left)
     assert loaded(store)[0].seq == 9
     store.close()
+
+
+def test_two_power_failures_that_each_cut_off_the_last_transaction_are_no_damage(tmp_path: Path) -> None:
+    """A log that was torn is begun anew at the start: else the second tear would stand behind the first one."""
+    left = killed_with_a_log(tmp_path, 10)
+    for number, kept in enumerate((9, 10)):
+        wal = left / "rows.sqlite-wal"
+        with wal.open("r+b") as stream:
+            stream.truncate(wal.stat().st_size - 2_000)
+        store = store_at(left)
+        assert loaded(store)[0].seq == kept
+        for seq in (kept + 1, kept + 2):
+            store.write(Batch(position(seq), [StoredRow(0, b"%d" % seq, b"row", seq)]))
+        left = Path(shutil.copytree(left, tmp_path / f"again {number}"))
+        store.close()
+
+
+READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT count(*) FROM meta").fetchone()
+print("reads", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_log_that_a_reader_pins_grows_and_is_cut_down_when_he_has_left(tmp_path: Path) -> None:
+    """Another process holds a transaction open, as a sqlite3 shell may: SQLite can put nothing into its place meanwhile."""
+    store = store_at(tmp_path)
+    row = bytes(1_000_000)
+    store.write(Batch(position(1), [StoredRow(0, b"k", row, 1)]))
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path / "rows.sqlite")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"reads\n"
+        for seq in range(2, 62):
+            store.write(Batch(position(seq), [StoredRow(0, b"k", row, seq)]))
+        assert store.log_bytes() > LOG_BYTES_KEPT + (16 << 20)
+        assert reader.stdin is not None
+        reader.stdin.close()
+        reader.wait(20)
+    for seq in range(62, 66):
+        store.write(Batch(position(seq), [StoredRow(0, b"k", row, seq)]))
+    assert store.log_bytes() <= LOG_BYTES_KEPT
+    assert loaded(store)[0].seq == 65
+    store.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "exchanged"])
+def test_a_file_that_is_removed_under_the_store_ends_it_and_is_copied(tmp_path: Path, how: str) -> None:
+    """What is written to a file without a name is gone with the process: nothing is acknowledged for it."""
+    folder = tmp_path / "data-a"
+    folder.mkdir()
+    store = store_at(folder)
+    store.write(Batch(position(1), [StoredRow(0, b"k", b"row", 1)]))
+    shutil.rmtree(folder)
+    if how == "exchanged":
+        folder.mkdir()
+        store_at(folder).close()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"removed"):
+            store.write(Batch(position(2), [StoredRow(0, b"k", b"row 2", 2)]))
+    store.close()
+    [copy] = tmp_path.glob("data-a.rescued-*.sqlite")
+    again = SqliteStore(copy, TABLES, "db-1")
+    assert loaded(again)[0].seq == 1
+    again.close()
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.8])
