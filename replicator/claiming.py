@@ -75,7 +75,9 @@ class Claim:
             held = None  # not an entry of anybody of ours
         if self._is_closed:
             return
-        if held is None:  # or the name server is away: it will be written when that is back
+        if held is None and not self._has_written:
+            self._take()
+        elif held is None:  # or the name server is away: it will be written when that is back
             self._write()
             self._loop.call_later(self._again_s, self._look)
         elif held == own and self._is_proved:
@@ -143,10 +145,8 @@ class Claim:
             self._write()  # one of ours
             self._loop.call_later(self._again_s, self._look)
             return
-        if (
-            not self._has_written and self._pin.database_id
-        ):  # an entry may be old: whoever lives and has the name writes it again
-            self._take()
+        if not self._has_written and self._pin.database_id:
+            self._take()  # an entry may be old: whoever lives and has the name writes it again
             return
         self._is_proved = False
         self._names.leave_alone(self._name)
