@@ -268,6 +268,20 @@ def differing(statuses: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
+def differing_limits(statuses: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the limits that nodes do not have alike: what one takes, another may refuse after a failover."""
+    told: dict[str, dict[str, Any]] = {}
+    for status in statuses:
+        for name, value in status.get("limits", {}).items():
+            told.setdefault(name, {})[str(status["node"])] = value
+    return [
+        f"limits.{name} is not the same on all nodes ({', '.join(f'{node}: {value}' for node, value in values.items())}): "
+        "make the files equal, and start the nodes again, one after the other"
+        for name, values in told.items()
+        if len(set(values.values())) > 1
+    ]
+
+
 def table(statuses: Sequence[Mapping[str, Any]]) -> str:
     """Return the table that a person reads; lag is counted against the furthest node."""
     head_seq = max((int(status["seq"]) for status in statuses), default=0)
@@ -301,6 +315,7 @@ def problems(statuses: Sequence[Mapping[str, Any]], processes: Sequence[Mapping[
         if status.get("arbiter_problem"):
             found.append(f"node {status['node']}: {status['arbiter_problem']}")
     found += [f"node {name} {words}" for name, words in differing(statuses).items()]
+    found += differing_limits(statuses)
     away = [process for process in processes if process["needed"] and not process["answers"]]
     return [*found, *(f"{process['process']}: {process['says']}" for process in away)]
 

@@ -16,6 +16,7 @@ import replicator
 from distributor import cli as distributor_cli
 from replicator import cli
 from replicator.cli_common import exit_on_error
+from replicator.cli_status import differing_limits
 
 GOOD = '[database]\nname = "bank"\nservice = "tests.failover.service:Payments"\n[name_server]\nport = 1\n[nodes.a]\n[nodes.b]\n'
 EXPORTS = [
@@ -215,3 +216,12 @@ def test_ctrl_c_ends_with_130_and_no_words(capsys: pytest.CaptureFixture[str]) -
 
     assert exit_on_error("replicator", interrupted) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_limits_that_differ_between_nodes_are_told() -> None:
+    """They show only after a failover: a message that one node took is refused by the next."""
+    a = {"node": "a", "role": "active", "limits": {"frame_bytes_max": 1, "rows_max": 5}}
+    b = {"node": "b", "role": "backup", "limits": {"frame_bytes_max": 2, "rows_max": 5}}
+    [sentence] = differing_limits([a, b, {"node": "c", "role": "unreachable"}])
+    assert "limits.frame_bytes_max is not the same on all nodes (a: 1, b: 2)" in sentence
+    assert differing_limits([a, a]) == []

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -171,7 +172,6 @@ class Node:
 
     def _claim_name(self) -> Claim:
         """Be found by name, unless a living process of another database is."""
-        timing = self.config.timing
         return Claim(
             self.platform,
             self.loop,
@@ -179,8 +179,8 @@ class Node:
             f"replicator.{self.config.database.name}.node.{self.name}",
             self.server.uri("replicator.node"),
             self.pin,
-            again_ms=timing.name_refresh_ms,
-            connect_ms=timing.connect_ms,
+            again_ms=self.config.timing.name_refresh_ms,
+            connect_ms=self.config.timing.connect_ms,
             on_taken=lambda problem: self.notes.take("name_taken", {"problem": problem}),
             life=self.who().life,
             on_twin=self._on_twin,
@@ -470,7 +470,7 @@ class Node:
             }  # fmt: skip
         status = self.replica.status()
         own = {"says": says(status), "events": dict(self.notes.counts), "pid": os.getpid()}
-        return {**status, **which, **own, "connections": self.server.status()}
+        return {**status, **which, **own, "connections": self.server.status(), "limits": asdict(self.config.limits)}
 
 
 def run_node(config: Config, name: str, *, make: Callable[[Config, str, Service[Any]], Node] = Node) -> None:
